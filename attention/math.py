@@ -1,0 +1,98 @@
+"""The mathematics of Bokeh Diffusion (Fortes et al., arXiv 2503.08434) on plain tensors.
+
+Imports torch alone, so that it can be read beside the paper. Notation: B rows, H heads, L tokens, D head
+width, C = H * D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLUR_MAX = 30.0
+NO_ANNOTATION = -1.0
+
+Attention = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+class Grounding(NamedTuple):
+    """Which rows of a batch borrow the scene of which pivot rows.
+
+    ``targets[i]`` is grounded in row ``pivots[i]``; ``others`` are the remaining rows (pivots, negative
+    branch), which attend as usual. All are int64 [n] on the batch's device. ``with_keys`` is True for
+    adapters that adapt the keys too (``unfreeze_k``).
+    """
+
+    targets: Tensor
+    pivots: Tensor
+    others: Tensor
+    with_keys: bool
+
+
+def annotation(blur: float) -> float:
+    """Blur 0..30 -> the number the adapter was trained on, a = blur / 30 (paper, section 3.2)."""
+    return blur / BLUR_MAX
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, L, D] -> [B, L, H * D]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, L, H * D] -> [B, H, L, D]."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def adapt_heads(x: Tensor, project: Callable[[Tensor], Tensor], scale: float) -> Tensor:
+    """Query or key adapter: x + scale * project(x), ``project`` acting on all heads at once.
+
+    Args:
+        x: output of the q or k projection before its norm, [B, H, L, D].
+        project: [B, L, C] -> [B, L, C], up(down(.)) of the adapter.
+        scale: lora_scale times the user's strength.
+    """
+    return x + scale * split_heads(project(merge_heads(x)), x.shape[1])
+
+
+def grounded_attention(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, grounding: Grounding, mask: Tensor | None = None
+) -> Tensor:
+    """Grounded self-attention (paper, section 3.3): targets see the scene through their pivot's queries.
+
+    For a target t with pivot p: Q = Q_p, K = [K_t ; K_p], V = [V_t ; V_t]; without key adapters only
+    Q = Q_p. The other rows attend as usual, which for a pivot is the same as duplicating its keys.
+
+    Args:
+        attention: (q, k, v, mask) -> [B, L, C], the host's attention.
+        q, k, v: [B, H, L, D] after norm and rotary embedding.
+        mask: additive or boolean, [L, L], [B or 1, L, L] or [B or 1, H or 1, L, L].
+
+    Returns:
+        [B, L, C], rows in the order of q.
+    """
+    targets, pivots, others, with_keys = grounding
+    # The keys come from both rows, so each half keeps the mask of the row it comes from.
+    target_mask = mask_rows(mask, targets)
+    keys, values = k[targets], v[targets]
+    if with_keys:
+        keys = torch.cat((keys, k[pivots]), dim=2)
+        values = torch.cat((values, values), dim=2)
+        if target_mask is not None:
+            target_mask = torch.cat((target_mask, mask_rows(mask, pivots)), dim=-1)
+    grounded = attention(q[pivots], keys, values, target_mask)
+    plain = attention(q[others], k[others], v[others], mask_rows(mask, others))
+    out = grounded.new_empty((q.shape[0], *grounded.shape[1:]))
+    out[targets] = grounded
+    out[others] = plain
+    return out
+
+
+def mask_rows(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    """The part of an attention mask that belongs to these rows; masks shared by all rows pass through."""
+    if mask is None or mask.ndim < 3 or mask.shape[0] == 1:
+        return mask
+    return mask[rows]

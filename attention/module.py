@@ -1,0 +1,94 @@
+"""The adapter's weights as a torch module that the host loads, counts and offloads like any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..weights.adapter import Adapter
+
+# The host's layers that cast their weights to the input's dtype and device, so that offloading works.
+_ops = comfy.ops.manual_cast
+
+_patchers: WeakKeyDictionary[Adapter, dict[torch.dtype, ModelPatcher]] = WeakKeyDictionary()
+
+
+class BlockAdapter(nn.Module):
+    """One block's part: ``v`` (bokeh value), and ``q`` and ``k`` where the adapter has them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype):
+        super().__init__()
+        for name in ("v", "q", "k"):
+            if any(key.startswith(f"{prefix}{name}.") for key in tensors):
+                self.add_module(name, _projection(tensors, f"{prefix}{name}.", dtype))
+
+
+class AdapterModule(nn.Module):
+    """The bokeh embedding and every adapted block, ready to run.
+
+    Args:
+        adapter: as read from a file.
+        dtype: dtype of the weights in memory, the compute dtype of the model they serve.
+    """
+
+    def __init__(self, adapter: Adapter, dtype: torch.dtype):
+        super().__init__()
+        settings, tensors = adapter.settings, adapter.tensors
+        # Low-rank products carry alpha / rank; full matrices and files without alpha carry 1.
+        self.rank_scale = 1.0
+        if settings.lora_alpha is not None and settings.rank is not None:
+            self.rank_scale = settings.lora_alpha / settings.rank
+        self.numbers = settings.blocks
+        self.embedding = nn.Sequential(
+            _linear(tensors, "embedding.0.", dtype), nn.ReLU(), _linear(tensors, "embedding.2.", dtype)
+        )
+        self.blocks = nn.ModuleList(BlockAdapter(tensors, f"blocks.{number}.", dtype) for number in settings.blocks)
+
+    def values(self, annotations: Tensor) -> Tensor:
+        """Bokeh values of every adapted block: V_b = v(W2 relu(W1 a + c1) + c2) (paper, section 3.2).
+
+        The bokeh context is one token, so the softmax over it is 1 and V_b is the whole cross-attention.
+
+        Args:
+            annotations: [A], blur / 30, or -1 for none.
+
+        Returns:
+            [blocks, A, C] in the dtype of ``annotations``.
+        """
+        embedded = self.embedding(annotations[:, None])
+        return self.rank_scale * torch.stack([block.v(embedded) for block in self.blocks])
+
+
+def adapter_patcher(adapter: Adapter, dtype: torch.dtype) -> ModelPatcher:
+    """The host's handle on an adapter's weights, one for each dtype however many nodes use it."""
+    by_dtype = _patchers.setdefault(adapter, {})
+    if dtype not in by_dtype:
+        by_dtype[dtype] = ModelPatcher(
+            AdapterModule(adapter, dtype),
+            load_device=comfy.model_management.get_torch_device(),
+            offload_device=comfy.model_management.unet_offload_device(),
+        )
+    return by_dtype[dtype]
+
+
+def _projection(tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> nn.Module:
+    if f"{prefix}down.weight" in tensors:
+        down, up = (_linear(tensors, f"{prefix}{part}.", dtype) for part in ("down", "up"))
+        return nn.Sequential(down, up)
+    return _linear(tensors, prefix, dtype)
+
+
+def _linear(tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> nn.Module:
+    weight, bias = tensors[f"{prefix}weight"], tensors.get(f"{prefix}bias")
+    # Built empty and filled with the file's own tensors: no second copy where the dtype already fits.
+    linear = _ops.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    return linear

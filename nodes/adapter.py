@@ -1,0 +1,101 @@
+"""Nodes for adapter files."""
+
+from __future__ import annotations
+
+import torch
+from comfy.utils import ProgressBar
+from comfy_api.latest import io
+
+from ..weights.adapter import AdapterError
+from ..weights.files import read_adapter, write_adapter
+from ..weights.folder import adapter_choices, adapter_path, new_adapter_path
+from ..weights.hub import download, is_download
+from .schema import ADAPTER, schema
+
+_DTYPES = {
+    "as it is": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+class BokehLoadAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "load bokeh diffusion",
+            node_id="BokehLoadAdapter",
+            display_name="Load Bokeh Adapter",
+            description="Loads the weights that teach a FLUX model to defocus on request.",
+            inputs=[
+                io.Combo.Input(
+                    "adapter",
+                    options=adapter_choices(),
+                    tooltip="A file in models/bokeh_adapters, or one of the published adapters, which is "
+                    "downloaded when the graph runs for the first time. Bokeh Diffusion is for FLUX.1-dev, "
+                    "BokehDepth for FLUX.1-Kontext-dev. Both are for non-commercial use.",
+                )
+            ],
+            outputs=[ADAPTER.Output(display_name="adapter", tooltip="Goes into the blur slider or the sweep.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, adapter: str | None) -> bool | str:
+        try:
+            if adapter is not None and not is_download(adapter):
+                adapter_path(adapter)
+        except AdapterError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter: str):
+        # A file replaced by another of the same name is read again.
+        if is_download(adapter):
+            return adapter
+        status = adapter_path(adapter).stat()
+        return adapter, status.st_mtime_ns, status.st_size
+
+    @classmethod
+    def execute(cls, adapter: str) -> io.NodeOutput:
+        if is_download(adapter):
+            bar = ProgressBar(1)
+            path = download(adapter, lambda done, total: bar.update_absolute(done, total))
+        else:
+            path = adapter_path(adapter)
+        return io.NodeOutput(read_adapter(path))
+
+
+class BokehSaveAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "convert adapter",
+            node_id="BokehSaveAdapter",
+            display_name="Save Bokeh Adapter",
+            description="Writes an adapter as one self-contained safetensors file into models/bokeh_adapters. "
+            "Converts the authors' files, which need a config.json beside them, and halves them in bfloat16.",
+            inputs=[
+                ADAPTER.Input("adapter", tooltip="The adapter to save."),
+                io.String.Input(
+                    "name",
+                    default="bokeh_adapter",
+                    tooltip="Name of the new file, without an ending. Folders are possible: mine/portrait. "
+                    "A file that is already there is never overwritten; the new one gets a number.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(_DTYPES),
+                    tooltip="bfloat16 halves a float32 file; FLUX itself usually runs in bfloat16, so "
+                    "nothing is lost in the pictures.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, adapter, name: str, dtype: str) -> io.NodeOutput:
+        path = write_adapter(adapter, new_adapter_path(name), _DTYPES[dtype])
+        return io.NodeOutput(ui={"text": (f"Saved {path}",)})

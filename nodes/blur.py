@@ -1,0 +1,160 @@
+"""The blur slider, the pivot and the sweep."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..attention.install import install
+from ..attention.rows import Pivot, Plan
+from ..optics.sweep import DEFAULT_PIVOT, Sweep, nearest, parse_blurs
+from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input
+
+_MODEL_TOOLTIP = "A FLUX.1 model, with LoRAs and other patches already on it if you use any."
+_ADAPTER_TOOLTIP = "From Load Bokeh Adapter."
+
+
+class BokehBlur(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "blur slider",
+            "bokeh diffusion",
+            node_id="BokehBlur",
+            display_name="Bokeh Blur",
+            description="Sets how strongly the background is out of focus, like turning the aperture ring.",
+            inputs=[
+                io.Model.Input("model", tooltip=_MODEL_TOOLTIP),
+                ADAPTER.Input("adapter", tooltip=_ADAPTER_TOOLTIP),
+                blur_slider("blur", "0 = everything sharp (closed aperture), 30 = strongest bokeh (wide open)."),
+                strength_input(),
+                PIVOT.Input(
+                    "pivot",
+                    optional=True,
+                    tooltip="Ties the picture to the scene of a pivot picture, so that only the blur changes "
+                    "when you move the slider. Every picture of a batch keeps its own seed and gets a pivot "
+                    "of its own, so the batch costs twice as much. Without it, changing the blur may "
+                    "change the scene a little.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="Goes into the sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model, adapter, blur: float, strength: float, pivot: Pivot | None = None) -> io.NodeOutput:
+        return io.NodeOutput(install(model, adapter, Plan((blur,), pivot), strength))
+
+
+class BokehPivot(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "grounding",
+            "same scene",
+            node_id="BokehPivot",
+            display_name="Bokeh Pivot",
+            description="The picture that holds the scene: the others take over its layout and change the blur.",
+            inputs=[
+                blur_slider(
+                    "blur",
+                    "Blur of the pivot picture. Values from 10 to 20 hold a scene best, because they lie near "
+                    "both ends of the range. With a latent: the blur that its picture shows.",
+                    DEFAULT_PIVOT,
+                ),
+                io.Float.Input(
+                    "grounding",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="For which part of the steps the pictures follow the pivot. 0.8 is the authors' "
+                    "upper value, 0.6 their lower one; less lets details change, 0 turns it off.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="A finished picture to use as the pivot instead of a generated one: a photo "
+                    "through VAE Encode, or an earlier result. It must have the size of the picture that is "
+                    "being sampled.",
+                ),
+            ],
+            outputs=[PIVOT.Output(display_name="pivot", tooltip="Goes into the blur slider or the sweep.")],
+        )
+
+    @classmethod
+    def execute(cls, blur: float, grounding: float, latent: dict | None = None) -> io.NodeOutput:
+        return io.NodeOutput(Pivot(blur, grounding, None if latent is None else latent["samples"]))
+
+
+class BokehSweep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "aperture bracket",
+            "blur series",
+            "bokeh diffusion",
+            node_id="BokehSweep",
+            display_name="Bokeh Sweep",
+            description="The same scene at a whole list of blurs, sampled together in one batch.",
+            inputs=[
+                io.Model.Input("model", tooltip=_MODEL_TOOLTIP),
+                ADAPTER.Input("adapter", tooltip=_ADAPTER_TOOLTIP),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="The latent of ONE picture: an empty latent, or a photo through VAE Encode for a "
+                    "denoise below 1. It is repeated for every blur, and every blur starts from the same "
+                    "noise, the seed's first; a batch with several seeds cannot be one scene and is refused.",
+                ),
+                io.String.Input(
+                    "blurs",
+                    default="0, 4, 8, 15, 22, 30",
+                    tooltip="Blur values from 0 (sharp) to 30 (strongest), separated by commas, and ranges: "
+                    "0..30/7 means seven values evenly spaced from 0 to 30. One picture is made for each.",
+                ),
+                strength_input(),
+                PIVOT.Input(
+                    "pivot",
+                    optional=True,
+                    tooltip="Chooses the pivot that holds the scene and how long it does so. Without it, the "
+                    "listed blur nearest to 15 is the pivot, which costs no extra picture.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
+                io.Latent.Output(display_name="latent", tooltip="One row a blur; goes into the sampler."),
+                SWEEP.Output(
+                    display_name="sweep",
+                    tooltip="Says which picture shows which blur; for matching colours, contact sheets and more.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, blurs: str | None) -> bool | str:
+        try:
+            if blurs is not None:
+                parse_blurs(blurs)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, model, adapter, latent: dict, blurs: str, strength: float, pivot: Pivot | None = None
+    ) -> io.NodeOutput:
+        values = parse_blurs(blurs)
+        pivot = pivot or Pivot(values[nearest(values, DEFAULT_PIVOT)])
+        batch = latent["samples"].shape[0]
+        if batch != 1:
+            raise ValueError(
+                f"A sweep is one scene, but its latent is a batch of {batch}. Set the batch size of the latent "
+                "to 1, or pick one with LatentFromBatch; the sweep makes one row for each blur by itself."
+            )
+        swept = install(model, adapter, Plan(values, pivot, one_scene=True), strength)
+        return io.NodeOutput(swept, _repeat(latent, len(values)), Sweep(values, pivot.blur))
+
+
+def _repeat(latent: dict, count: int) -> dict:
+    """The latent once a blur; ``batch_index`` lets the host itself start every row from the same noise."""
+    repeated = {**latent, "batch_index": latent.get("batch_index", [0]) * count}
+    repeated["samples"] = latent["samples"].repeat(count, *[1] * (latent["samples"].ndim - 1))
+    return repeated

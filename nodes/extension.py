@@ -1,0 +1,28 @@
+"""The list of nodes that the host registers."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..weights.folder import register_folder
+from .adapter import BokehLoadAdapter, BokehSaveAdapter
+from .blur import BokehBlur, BokehPivot, BokehSweep
+from .pictures import BokehMatchColors, BokehSweepGrid
+
+
+class BokehExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        register_folder()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Hosts before on_load existed come here first.
+        register_folder()
+        return [
+            BokehLoadAdapter,
+            BokehSaveAdapter,
+            BokehBlur,
+            BokehPivot,
+            BokehSweep,
+            BokehMatchColors,
+            BokehSweepGrid,
+        ]

@@ -1,0 +1,70 @@
+"""Nodes for the finished pictures of a sweep."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..optics.colour import match_colors
+from ..optics.sheet import contact_sheet
+from ..optics.sweep import Sweep
+from .schema import SWEEP, schema
+
+_IMAGES_TOOLTIP = "The decoded pictures of the sweep, one for each blur, in the sweep's order."
+_SWEEP_TOOLTIP = "From Bokeh Sweep."
+
+
+class BokehMatchColors(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "color transfer",
+            "colour match",
+            node_id="BokehMatchColors",
+            display_name="Bokeh Match Colors",
+            description="Gives every picture of a sweep the average colour and brightness of the pivot picture.",
+            inputs=[
+                io.Image.Input("images", tooltip=_IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=_SWEEP_TOOLTIP),
+                io.Boolean.Input(
+                    "match_std",
+                    default=False,
+                    tooltip="Also match the contrast of each colour channel. Off is the authors' setting: "
+                    "a blurred background has less contrast by nature.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="The pictures with matched colours, same order.")],
+        )
+
+    @classmethod
+    def execute(cls, images, sweep: Sweep, match_std: bool) -> io.NodeOutput:
+        sweep.check(len(images))
+        return io.NodeOutput(match_colors(images, sweep.reference_row, match_std))
+
+
+class BokehSweepGrid(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "contact sheet",
+            "image grid",
+            node_id="BokehSweepGrid",
+            display_name="Bokeh Sweep Grid",
+            description="A contact sheet of the sweep: every picture with its blur written under it.",
+            inputs=[
+                io.Image.Input("images", tooltip=_IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=_SWEEP_TOOLTIP),
+                io.Int.Input(
+                    "columns",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Pictures side by side; 0 chooses by itself so that the sheet is easy to look at.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The contact sheet, one picture.")],
+        )
+
+    @classmethod
+    def execute(cls, images, sweep: Sweep, columns: int) -> io.NodeOutput:
+        sweep.check(len(images))
+        return io.NodeOutput(contact_sheet(images, sweep.labels, columns, sweep.pivot_row))

@@ -1,0 +1,46 @@
+"""What the schemas of all nodes share: the socket types, the category and the search words."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+ADAPTER = io.Custom("BOKEH_ADAPTER")
+PIVOT = io.Custom("BOKEH_PIVOT")
+SWEEP = io.Custom("BOKEH_SWEEP")
+
+_SEARCH_WORDS = ("bokeh", "depth of field", "aperture", "defocus", "blur", "f-stop", "focus")
+
+
+def schema(*search_words: str, **fields) -> io.Schema:
+    """An ``io.Schema`` of this pack: category bokeh, findable under the field's words and ``search_words``."""
+    made = io.Schema(category="bokeh", **fields)
+    # A keyword of the constructor on newer hosts only; as an attribute older hosts ignore it.
+    made.search_aliases = [*search_words, *_SEARCH_WORDS]
+    return made
+
+
+def blur_slider(id: str, tooltip: str, default: float = 15.0) -> io.Float.Input:
+    """The blur slider, 0 (sharp) to 30 (strongest defocus)."""
+    return io.Float.Input(
+        id,
+        default=default,
+        min=0.0,
+        max=30.0,
+        step=0.1,
+        round=0.01,
+        display_mode=io.NumberDisplay.slider,
+        tooltip=tooltip,
+    )
+
+
+def strength_input() -> io.Float.Input:
+    """The strength of an adapter, the same on every node that applies one."""
+    return io.Float.Input(
+        "strength",
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        step=0.05,
+        tooltip="How strongly the adapter acts: 1 as it was trained, 0 leaves the model exactly as it came. "
+        "Leave it at 1 and use blur for the amount of defocus.",
+    )

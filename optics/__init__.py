@@ -1,0 +1,1 @@
+"""The camera side: sweeps and their labels, colour transfer, contact sheets. No host import."""

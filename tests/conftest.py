@@ -1,0 +1,77 @@
+"""Loads the real host and, in it, the pack, the way the host does.
+
+Needs COMFYUI_PATH (``tools/test.py`` sets it). The pack's modules are then importable as ``bokeh.*``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib
+import os
+import pkgutil
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DATA = CHECKOUT / "tests" / "data"
+LAYERS = ("attention", "nodes", "optics", "training", "weights")
+
+
+def _load_host() -> None:
+    host = os.environ.get("COMFYUI_PATH")
+    if not host or not Path(host, "main.py").is_file():
+        pytest.exit(f"COMFYUI_PATH is {host!r}, expected a folder with ComfyUI. Run: python tools/test.py", 2)
+    sys.path.insert(0, host)
+    sys.path.insert(0, str(CHECKOUT / "tests" / "support"))
+    import torch
+    from comfy.cli_args import args
+
+    base = Path(tempfile.mkdtemp(prefix="bokeh-tests-"))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    for folder in ("custom_nodes", "models", "input", "output", "temp"):
+        (base / folder).mkdir()
+    args.cpu = not torch.cuda.is_available()
+    args.base_directory = str(base)
+    torch.set_grad_enabled(False)
+    # Before `nodes`, which puts the host's inner folder with a module of the same name on the path.
+    import utils.extra_config  # noqa: F401
+
+    import nodes
+
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+
+
+def _load_pack() -> None:
+    import nodes
+
+    assert asyncio.run(nodes.load_custom_node(str(CHECKOUT))), "the host did not accept the pack"
+    package = str(CHECKOUT).replace(".", "_x_")
+    for layer in LAYERS:
+        if (CHECKOUT / layer).is_dir():
+            module = importlib.import_module(f"{package}.{layer}")
+            for found in pkgutil.iter_modules(module.__path__):
+                importlib.import_module(f"{package}.{layer}.{found.name}")
+    for name, module in list(sys.modules.items()):
+        if name == package or name.startswith(f"{package}."):
+            sys.modules["bokeh" + name[len(package) :]] = module
+
+
+_load_host()
+_load_pack()
+
+
+@pytest.fixture(scope="session")
+def adapters_folder() -> Path:
+    """The host's models/bokeh_adapters, with the golden adapters in it (``all_blocks/model.safetensors``, ...)."""
+    import folder_paths
+
+    folder = Path(folder_paths.models_dir, "bokeh_adapters")
+    for case in (DATA / "golden").iterdir():
+        if (case / "adapter").is_dir():
+            shutil.copytree(case / "adapter", folder / case.name, dirs_exist_ok=True)
+    return folder

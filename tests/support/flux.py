@@ -1,0 +1,133 @@
+"""Small real FLUX models on the host's own classes, and sampling through the host's own nodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import comfy.supported_models
+import nodes
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
+
+
+def build_flux(sizes: dict, state: dict[str, Tensor] | None = None, dtype=torch.float32, seed: int = 0):
+    """A MODEL of these sizes (names as in the golden cases' ``flux``), with given or random weights."""
+    config = comfy.supported_models.Flux(
+        {
+            "image_model": "flux",
+            "in_channels": sizes["in_channels"] // 4,
+            "out_channels": sizes["in_channels"] // 4,
+            "patch_size": 2,
+            "vec_in_dim": sizes["pooled_projection_dim"],
+            "context_in_dim": sizes["joint_attention_dim"],
+            "hidden_size": sizes["num_attention_heads"] * sizes["attention_head_dim"],
+            "mlp_ratio": 4.0,
+            "num_heads": sizes["num_attention_heads"],
+            "depth": sizes["num_layers"],
+            "depth_single_blocks": sizes["num_single_layers"],
+            "axes_dim": sizes["axes_dims_rope"],
+            "theta": 10000,
+            "qkv_bias": True,
+            "guidance_embed": sizes["guidance_embeds"],
+            "dtype": dtype,
+        }
+    )
+    config.set_inference_dtype(dtype, None)
+    model = config.get_model({}, device=comfy.model_management.unet_offload_device())
+    if state is None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in model.diffusion_model.state_dict().items():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.copy_(
+                1 + 0.1 * noise
+                if name.endswith(("norm.scale", "norm.weight"))
+                else noise * 0.5 / weight.shape[-1] ** 0.5
+            )
+    else:
+        missing, unexpected = model.diffusion_model.load_state_dict(state, strict=False)
+        assert not missing, missing
+        assert not unexpected, unexpected
+    model.eval()
+    return comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+class Golden:
+    """One golden case: the model, its inputs and what the authors' code computed."""
+
+    def __init__(self, name: str):
+        self.folder = GOLDEN / name
+        self.case = json.loads((self.folder / "case.json").read_text())
+        self.expected = load_file(self.folder / "expected.safetensors")
+        self.model = build_flux(self.case["flux"], load_file(self.folder / "flux.safetensors"))
+
+    def positive(self, guidance: float | None = None, **extra) -> list:
+        guidance = self.case["guidance"] if guidance is None else guidance
+        return conditioning(self.expected["txt"], self.expected["pooled"], guidance, **extra)
+
+    def negative(self) -> list:
+        return conditioning(self.expected["neg_txt"], self.expected["neg_pooled"], 1.0)
+
+    def latent(self) -> dict:
+        return {"samples": torch.zeros_like(self.expected["noise"])}
+
+
+def conditioning(tokens: Tensor, pooled: Tensor, guidance: float = 3.0, **extra) -> list:
+    return [[tokens, {"pooled_output": pooled, "guidance": guidance, **extra}]]
+
+
+def run_node(name: str, **inputs) -> tuple:
+    """Execute a node as the host does and return its outputs."""
+    node = nodes.NODE_CLASS_MAPPINGS[name]
+    if hasattr(node, "define_schema"):
+        result = node.EXECUTE_NORMALIZED(**inputs)
+        return result.result if result.result is not None else ()
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+class Noise:
+    """A NOISE for SamplerCustomAdvanced that hands out a given tensor for every row."""
+
+    seed = 0
+
+    def __init__(self, noise: Tensor):
+        self.noise = noise
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        return self.noise.expand_as(latent["samples"]).clone()
+
+
+def sample(model, positive, latent, sigmas, *, noise, negative=None, cfg=1.0, sampler="euler") -> Tensor:
+    """Sample with the host's own guider and sampler nodes; returns latents in the model's own scale."""
+    if negative is None:
+        guider = _custom("BasicGuider", model=model, conditioning=positive)
+    else:
+        guider = _custom("CFGGuider", model=model, positive=positive, negative=negative, cfg=cfg)
+    (out, _) = _custom(
+        "SamplerCustomAdvanced",
+        noise=Noise(noise),
+        guider=guider,
+        sampler=comfy.samplers.sampler_object(sampler),
+        sigmas=sigmas,
+        latent_image=latent,
+    )[:2]
+    return model.model.process_latent_in(out["samples"])
+
+
+def _custom(name: str, **inputs):
+    result = run_node(name, **inputs)
+    return result[0] if len(result) == 1 else result
+
+
+def relative_error(ours: Tensor, expected: Tensor) -> float:
+    return float(torch.linalg.vector_norm(ours - expected) / torch.linalg.vector_norm(expected))

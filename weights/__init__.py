@@ -1,0 +1,1 @@
+"""Adapter files: formats, reading, validation, conversion, download."""
