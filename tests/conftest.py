@@ -39,8 +39,7 @@ def _load_host() -> None:
     args.base_directory = str(base)
     torch.set_grad_enabled(False)
     # Before `nodes`, which puts the host's inner folder with a module of the same name on the path.
-    import utils.extra_config  # noqa: F401
-
+    importlib.import_module("utils.extra_config")
     import nodes
 
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
