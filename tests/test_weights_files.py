@@ -70,9 +70,28 @@ def test_kind_is_found_by_content_not_by_name(tmp_path):
     assert_same(read_adapter(named_bin), read_adapter(named_safetensors))
 
 
+def test_header_length_that_looks_like_the_start_of_a_pickle(tmp_path):
+    for padding in range(300):
+        path = save(tmp_path / "model.safetensors", metadata={"note": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            assert_same(read_adapter(path), build_adapter(official_tensors(), None, ""))
+            return
+    raise AssertionError("no such header was made")
+
+
 def test_bin_from_before_torch_1_6(tmp_path):
     torch.save(official_tensors(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     assert_same(read_adapter(tmp_path / "old.bin"), build_adapter(official_tensors(), None, ""))
+
+
+@pytest.mark.parametrize("name", ["bokeh_lora.safetensors", "bokeh_lora.bin"])
+def test_tensors_lie_in_the_mapped_file(name):
+    path = GOLDEN / "kontext" / "adapter" / name
+    adapter = read_adapter(path)
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [[int(end, 16) for end in line[0].split("-")] for line in lines if line[-1] == str(path)]
+    for key, tensor in adapter.tensors.items():
+        assert any(first <= tensor.data_ptr() < last for first, last in spans), f"{key} was copied"
 
 
 def test_settings_come_from_the_config_beside_the_file(tmp_path):
@@ -189,7 +208,9 @@ def test_writing_to_a_disk_that_fills_up_leaves_nothing(tmp_path):
     script = f"""
 import resource, sys
 sys.path[:0] = [{str(SUPPORT)!r}]
-import types; pack = types.ModuleType("bokeh"); pack.__path__ = [{str(SUPPORT.parents[1])!r}]; sys.modules["bokeh"] = pack
+import types
+pack = sys.modules["bokeh"] = types.ModuleType("bokeh")
+pack.__path__ = [{str(SUPPORT.parents[1])!r}]
 from adapter_files import official_tensors
 from bokeh.weights.adapter import AdapterError, build_adapter
 from bokeh.weights.files import write_adapter
@@ -248,8 +269,8 @@ def test_pickle_that_would_run_code_does_not_run(tmp_path, how):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
     assert error_of(path) == (
-        f"{path}: holds more than plain tensors (a pickle that could run code when opened) or is damaged, so it was not "
-        "opened. Expected a dictionary of tensors: use the file as its authors published it."
+        f"{path}: holds more than plain tensors (a pickle that could run code when opened) or is damaged, so it was "
+        "not opened. Expected a dictionary of tensors: use the file as its authors published it."
     )
     assert not marker.exists()
     torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())

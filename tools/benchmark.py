@@ -1,0 +1,159 @@
+"""What sweeps and grounding cost: `python tools/benchmark.py [--steps N] [--repeats N]`.
+
+Ratios within one run, on a random FLUX of width 1536 (12 heads of 128), 1 double + 2 single blocks, an adapter of
+rank 64, 1,024 image and 64 text tokens, in float32 on a CPU; with an accelerator also at the true width with all
+57 blocks in bfloat16. Sets up the host like the other tools, then runs itself inside its environment, where torch
+is at hand: apart from the first lines not standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+INSIDE = "COMFYUI_BOKEH_BENCHMARK"
+
+
+def main() -> int:
+    """Run inside the host's environment; outside it, set that up and start again there."""
+    if os.environ.get(INSIDE):
+        return measure()
+    from host import ensure_host
+    from steps import SetupError, clean_environment
+
+    try:
+        host = ensure_host()
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    environment = clean_environment() | {"COMFYUI_PATH": str(host.code), INSIDE: "1"}
+    return subprocess.run([str(host.python), __file__, *sys.argv[1:]], env=environment).returncode
+
+
+class PeakMemory:
+    """The most memory in use while a block runs, above what was in use before; bytes."""
+
+    def __enter__(self) -> PeakMemory:
+        import psutil
+        import torch
+
+        self.cuda = torch.cuda.is_available()
+        self.peak = 0
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+            return self
+        self.process = psutil.Process()
+        self.before = self.process.memory_info().rss
+        self.running = True
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while self.running:
+            self.peak = max(self.peak, self.process.memory_info().rss - self.before)
+            time.sleep(0.002)
+
+    def __exit__(self, *exc_info: object) -> None:
+        import torch
+
+        if self.cuda:
+            self.peak = torch.cuda.max_memory_allocated() - self.before
+        else:
+            self.running = False
+            self.thread.join()
+
+
+def measure() -> int:
+    """Print the table; the imports need the host's environment."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2, help="sampling steps of each run")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; the fastest run of each kind counts")
+    options = parser.parse_args()
+    sys.path[:0] = [
+        str(Path(__file__).resolve().parent.parent / "tests"),
+        str(Path(__file__).resolve().parent.parent / "tests" / "support"),
+    ]
+    import conftest  # noqa: F401 - loads the host and the pack
+    import torch
+
+    small = {"attention_head_dim": 128, "num_attention_heads": 12, "num_layers": 1, "num_single_layers": 2}
+    compare("width 1536, 1 + 2 blocks, rank 64, float32, 512 px", small, 64, torch.float32, 512, 64, options)
+    if torch.cuda.is_available():
+        full = {"attention_head_dim": 128, "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
+        for size in (512, 1024):
+            title = f"width 3072, 19 + 38 blocks, rank 128, bfloat16, {size} px"
+            compare(title, full, 128, torch.bfloat16, size, 512, options)
+    return 0
+
+
+def compare(title: str, sizes: dict, rank: int, dtype, size: int, text: int, options: argparse.Namespace) -> None:
+    """Time the runs of one model side by side, and print times, ratios and memory."""
+    import torch
+    from adapters import official_tensors
+    from flux import build_flux, conditioning, sample
+
+    from bokeh.attention.install import install
+    from bokeh.attention.rows import Pivot, Plan
+    from bokeh.weights.adapter import build_adapter
+
+    sizes = sizes | {"in_channels": 64, "joint_attention_dim": 256, "pooled_projection_dim": 64}
+    model = build_flux(sizes | {"guidance_embeds": True, "axes_dims_rope": [16, 56, 56]}, dtype=dtype)
+    width = sizes["attention_head_dim"] * sizes["num_attention_heads"]
+    blocks = list(range(sizes["num_layers"] + sizes["num_single_layers"]))
+    adapter = build_adapter(official_tensors(width, blocks, rank, 768, 64), None, "random")
+    positive = conditioning(torch.randn(1, text, 256), torch.randn(1, 64))
+    noise = torch.randn(1, 16, size // 8, size // 8)
+    sigmas = torch.linspace(1, 0, options.steps + 1)
+    values = (0.0, 4.0, 8.0, 15.0, 22.0, 30.0)
+
+    def run(plan: Plan | None, rows: int) -> Callable[[], object]:
+        patched = model if plan is None else install(model, adapter, plan)
+        latent = {"samples": torch.zeros(rows, *noise.shape[1:])}
+        return lambda: sample(patched, positive, latent, sigmas, noise=noise)
+
+    outside = Pivot(12.0, 1.0)
+    pairs = [run(Plan((value,), outside), 1) for value in values]
+    runs = {
+        "one picture, unpatched": run(None, 1),
+        "one picture, slider": run(Plan((20.0,)), 1),
+        "batch of six, unpatched": run(None, 6),
+        "sweep of six, grounding 0": run(Plan(values, Pivot(15.0, 0.0), one_scene=True), 6),
+        "sweep of six, grounding 1": run(Plan(values, Pivot(15.0, 1.0), one_scene=True), 6),
+        "sweep of six + pivot row": run(Plan(values, outside, one_scene=True), 6),
+        "six runs of target + pivot": lambda: [pair() for pair in pairs],
+    }
+    best, peak = dict.fromkeys(runs, float("inf")), dict.fromkeys(runs, 0)
+    for round_number in range(options.repeats + 1):
+        for name, job in runs.items():
+            with PeakMemory() as memory:
+                started = time.perf_counter()
+                job()
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                seconds = time.perf_counter() - started
+            peak[name] = max(peak[name], memory.peak)
+            # The first round loads weights.
+            if round_number:
+                best[name] = min(best[name], seconds)
+    print(f"\n{title}; {options.steps} steps, best of {options.repeats}")
+    for name in runs:
+        print(f"  {name:28} {best[name]:8.3f} s   peak {peak[name] / 2**20:7.0f} MB")
+    for over, under in (
+        ("one picture, slider", "one picture, unpatched"),
+        ("sweep of six, grounding 0", "batch of six, unpatched"),
+        ("sweep of six, grounding 1", "batch of six, unpatched"),
+        ("sweep of six + pivot row", "six runs of target + pivot"),
+    ):
+        print(f"  {over} / {under}: {best[over] / best[under]:.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

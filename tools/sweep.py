@@ -1,0 +1,350 @@
+"""Sets up a host with this pack in it, runs a workflow, saves its pictures: `python tools/sweep.py`.
+
+Standard library only. Without a workflow it runs a blur sweep: with FLUX.1-dev where the host sees its files, else
+with random stand-ins of the same shapes. Afterwards the server stays up for the page, until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from host import CHECKOUT, Host, cache_folder, ensure_host
+from host_client import Graph, HostClient, HostError, Progress
+from host_process import HostProcess, accelerator, free_port, write_model_paths
+from steps import SetupError, StatusLine, run_logged
+
+DEFAULT_PORT = 8188
+WORKFLOWS = CHECKOUT / "workflows" / "api"
+FLUX_WORKFLOW = WORKFLOWS / "flux_dev_blur_sweep.json"
+STANDIN_WORKFLOW = WORKFLOWS / "standin_sweep.json"
+STANDIN_WORD = "bokeh-standin"
+
+# What each part of FLUX.1-dev may be called: the host's folder, the loader inputs it goes to, the file's name.
+FLUX_PARTS = {
+    "the model flux1-dev": ("diffusion_models", ("unet_name",), r"flux[._-]?1?[._-]?dev"),
+    "the text encoder clip_l": ("text_encoders", ("clip_name1",), r"clip_l"),
+    "the text encoder t5xxl": ("text_encoders", ("clip_name2",), r"t5xxl"),
+    "the autoencoder ae": ("vae", ("vae_name",), r"ae\.(safetensors|sft)$"),
+}
+# Relatives of FLUX.1-dev that carry its name but are for another use.
+NOT_PLAIN_DEV = re.compile(r"kontext|fill|canny|depth|redux|lora|control|krea", re.IGNORECASE)
+
+
+def read_workflow(path: Path) -> Graph:
+    """A workflow in API format from a file.
+
+    Raises:
+        SetupError: no such file, no JSON, or the page's own format.
+    """
+    try:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SetupError(f"The workflow {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise SetupError(f"The workflow {path} is not JSON: {error}.") from error
+    if isinstance(graph, dict) and "nodes" in graph and "links" in graph:
+        raise SetupError(
+            f"{path} is a workflow in the page's format, which only the page can turn into what the server runs. "
+            "Open it in the page and save it with Workflow > Export (API), then pass that file."
+        )
+    if not (isinstance(graph, dict) and graph and all(_is_node(node) for node in graph.values())):
+        raise SetupError(
+            f'{path} is not a workflow in API format: expected {{"node id": {{"class_type": ..., "inputs": ...}}}}, '
+            "as the page saves it with Workflow > Export (API)."
+        )
+    return graph
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("inputs"), dict) and "class_type" in node
+
+
+def set_input(graph: Graph, assignment: str) -> None:
+    """Set one input in place: NODE.INPUT=VALUE, NODE being a node's id, its title or its class type.
+
+    VALUE is read as JSON where it is JSON, else taken as text.
+
+    Raises:
+        SetupError: the form is wrong, or NODE and INPUT do not name exactly one input.
+    """
+    target, equals, text = assignment.partition("=")
+    name, dot, key = target.rpartition(".")
+    if not (equals and dot and name and key):
+        raise SetupError(f"--set {assignment}: expected NODE.INPUT=VALUE, for example KSampler.seed=7.")
+    if name in graph:
+        found = [name]
+    else:
+        found = [
+            node_id
+            for node_id, node in graph.items()
+            if name in (node["class_type"], node.get("_meta", {}).get("title"))
+        ]
+    if len(found) != 1:
+        listed = ", ".join(f"{node_id} ({node['class_type']})" for node_id, node in graph.items())
+        what = f"fits the nodes {', '.join(found)}" if found else "fits no node"
+        raise SetupError(f"--set {assignment}: '{name}' {what}. The workflow has: {listed}.")
+    inputs = graph[found[0]]["inputs"]
+    if key not in inputs:
+        raise SetupError(
+            f"--set {assignment}: node {found[0]} has no input '{key}'. It has: {', '.join(inputs) or 'none'}."
+        )
+    try:
+        inputs[key] = json.loads(text)
+    except ValueError:
+        inputs[key] = text
+
+
+def find_flux(client: HostClient) -> tuple[dict[str, str], list[str]]:
+    """The host's files for FLUX.1-dev as loader input -> file, and the parts that it lacks."""
+    files, lacking = {}, []
+    for part, (folder, inputs, pattern) in FLUX_PARTS.items():
+        for file in sorted(client.models(folder)):
+            name = re.split(r"[\\/]", file)[-1]
+            if re.match(pattern, name, re.IGNORECASE) and not NOT_PLAIN_DEV.search(name):
+                files.update(dict.fromkeys(inputs, file))
+                break
+        else:
+            lacking.append(f"{part} (folder {folder})")
+    return files, lacking
+
+
+def put_files(graph: Graph, files: dict[str, str]) -> None:
+    """Put the files that were found into the loaders' inputs of those names, in place."""
+    for node in graph.values():
+        for key in files.keys() & node["inputs"].keys():
+            node["inputs"][key] = files[key]
+
+
+def fit_separators(graph: Graph, info: dict[str, Any]) -> None:
+    """Write file names in subfolders the way this host lists them (a backslash on Windows), in place."""
+    for node in graph.values():
+        known = info.get(node["class_type"], {}).get("input", {})
+        for key, value in node["inputs"].items():
+            spec = known.get("required", {}).get(key) or known.get("optional", {}).get(key)
+            if not (isinstance(value, str) and spec):
+                continue
+            options = spec[0] if isinstance(spec[0], list) else (spec[1:] or [{}])[0].get("options", ())
+            same = [o for o in options if isinstance(o, str) and o.replace("\\", "/") == value.replace("\\", "/")]
+            if same and value not in options:
+                node["inputs"][key] = same[0]
+
+
+def require_nodes(graph: Graph, info: dict[str, Any], server: HostProcess) -> None:
+    """Raises SetupError when the host lacks a node of the workflow; with the log when it is one of ours."""
+    unknown = sorted({node["class_type"] for node in graph.values()} - info.keys())
+    if not unknown:
+        return
+    text = f"The host does not know these nodes of the workflow: {', '.join(unknown)}."
+    if any(name.startswith("Bokeh") for name in unknown):
+        text += f" The pack did not load, or lacks them. Last lines of {server.log}:\n{server.log_tail()}"
+    raise SetupError(text)
+
+
+def new_folder(output: Path, name: str) -> Path:
+    """A new folder <output>/<name>-<n> with the first number that is free."""
+    output.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = output / f"{name}-{number}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def save_pictures(client: HostClient, entry: dict[str, Any], output: Path, name: str) -> list[Path]:
+    """Save a run's pictures into a new folder and return their paths."""
+    pictures = client.pictures(entry)
+    if not pictures:
+        return []
+    folder = new_folder(output, name)
+    saved = []
+    for number, picture in enumerate(pictures, start=1):
+        path = folder / f"{number:02d}-{picture.filename}"
+        part = path.with_name(f"{path.name}.part")
+        part.write_bytes(client.download(picture))
+        os.replace(part, path)
+        saved.append(path)
+    return saved
+
+
+class _ProgressLine:
+    """Shows a run's progress: rewritten in a terminal, one line a node and a step elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._last = ""
+        self._width = 0
+
+    def __call__(self, progress: Progress) -> None:
+        line = f"  {progress.node}"
+        if progress.steps:
+            filled = 24 * progress.step // progress.steps
+            line += f"  [{'#' * filled}{'.' * (24 - filled)}] {progress.step}/{progress.steps}"
+        if line == self._last:
+            return
+        self._last = line
+        print(f"\r{line.ljust(self._width)}" if self._terminal else line, end="", flush=True)
+        self._width = len(line)
+        if not self._terminal:
+            print(flush=True)
+
+    def finish(self) -> None:
+        if self._terminal and self._last:
+            print(flush=True)
+
+
+def make_standins(host: Host, models: Path) -> None:
+    """Have the random stand-ins written into a models folder, those that are missing."""
+    status = StatusLine("  stand-in weights (1.3 GB, random)")
+    command = [str(host.python), str(Path(__file__).with_name("standin.py")), str(models)]
+    try:
+        run_logged(command, host.folder / "standin.log", status, host.folder)
+    except BaseException:
+        status.finish("stopped")
+        raise
+    status.finish()
+
+
+def default_workflow(client: HostClient, host: Host) -> tuple[Graph, Path]:
+    """The blur sweep to run: with FLUX.1-dev where the host has its files, else with stand-ins; and its file."""
+    files, lacking = find_flux(client)
+    path = STANDIN_WORKFLOW if lacking else FLUX_WORKFLOW
+    graph = read_workflow(path)
+    put_files(graph, files if not lacking else {})
+    if lacking:
+        print(
+            f"The host sees no FLUX.1-dev; missing: {'; '.join(lacking)}.\n"
+            "So random stand-ins take its place: the pictures will be COLOURED NOISE. All else is real: host, pack, "
+            "sampler, server and page.\n"
+            f"For real pictures put the files into these folders of {host.models or server_base() / 'models'}\n"
+            "(or set COMFYUI_PATH to a ComfyUI that has them) and run this again."
+        )
+    return graph, path
+
+
+def server_base() -> Path:
+    """The folder for the server's models, results and settings."""
+    return cache_folder() / "base"
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Set up, start, run, save, and keep serving; the exit code."""
+    # Before anything slow, so that a mistyped name costs no time.
+    given = read_workflow(options.workflow) if options.workflow else None
+    host = ensure_host()
+    base, standins = server_base(), cache_folder() / "standin"
+    for kind in ("diffusion_models", "text_encoders", "vae_approx", "bokeh_adapters"):
+        (standins / kind).mkdir(parents=True, exist_ok=True)
+    for kind in ("diffusion_models", "text_encoders", "vae", "bokeh_adapters"):
+        (base / "models" / kind).mkdir(parents=True, exist_ok=True)
+    model_paths = base / "model_paths.yaml"
+    write_model_paths(model_paths, [*([host.models] if host.models else []), standins])
+    device = accelerator(host.python)
+    if device == "cpu" and shutil.which("nvidia-smi"):
+        print(
+            f"There is an NVIDIA driver here, but the PyTorch in {host.python} does not use it. Set COMFYUI_PYTHON "
+            "to the Python of your own ComfyUI to compute on the GPU."
+        )
+    server = HostProcess(
+        host.code,
+        host.python,
+        base,
+        port=options.port if options.port is not None else free_port(DEFAULT_PORT),
+        cpu=device == "cpu",
+        model_paths=model_paths,
+    )
+    print(f"Starting ComfyUI {host.version} on {device} (log: {server.log})")
+    with server:
+        client = server.client
+        graph, path = (given, options.workflow) if given else default_workflow(client, host)
+        for assignment in options.set:
+            set_input(graph, assignment)
+        if STANDIN_WORD in json.dumps(graph):
+            make_standins(host, standins)
+        return run_and_stay(options, server, graph, path)
+
+
+def run_and_stay(options: argparse.Namespace, server: HostProcess, graph: Graph, path: Path) -> int:
+    """Run a workflow, save its pictures and, unless told otherwise, serve until Ctrl-C; the exit code."""
+    client = server.client
+    info = client.object_info()
+    require_nodes(graph, info, server)
+    fit_separators(graph, info)
+    print(f"Running {path}")
+    line = _ProgressLine()
+    try:
+        entry = client.run(graph, line)
+    except HostError as error:
+        line.finish()
+        if not server.alive():
+            raise SetupError(f"The server ended during the run. Last lines of its log:\n{server.log_tail()}") from error
+        raise SetupError(f"The run failed: {error}") from error
+    except KeyboardInterrupt:
+        line.finish()
+        client.interrupt()
+        raise
+    line.finish()
+    saved = save_pictures(client, entry, options.output, path.stem)
+    if saved:
+        print(f"{len(saved)} picture{'s' if len(saved) > 1 else ''} in {saved[0].parent.resolve()}")
+        for picture in saved:
+            print(f"  {picture.name}")
+    else:
+        print("The workflow left no pictures: it has no Save Image or Preview Image node.")
+    if options.once:
+        return 0
+    print(f"The page: {server.url}   (Ctrl-C stops the server)", flush=True)
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 0
+    raise SetupError(f"The server ended by itself with exit code {code}. Last lines of its log:\n{server.log_tail()}")
+
+
+def main(arguments: list[str]) -> int:
+    """Command line; the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Set up a ComfyUI with this pack, run a workflow, save its pictures, and serve the page.",
+        epilog="Environment: COMFYUI_PATH (a ComfyUI of yours to use), COMFYUI_PYTHON (an interpreter to use as it "
+        "is), COMFYUI_BOKEH_CACHE (where everything fetched and made goes).",
+    )
+    parser.add_argument("--workflow", type=Path, metavar="FILE", help="a workflow in API format; default: a blur sweep")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.INPUT=VALUE",
+        help="set an input; NODE is an id, a title or a class type (may be repeated)",
+    )
+    parser.add_argument("--port", type=int, help=f"port on this machine (default: {DEFAULT_PORT}, or a free one)")
+    parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: ./output")
+    parser.add_argument("--once", action="store_true", help="end after the run instead of serving the page")
+    try:
+        return serve(parser.parse_args(arguments))
+    except (SetupError, HostError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"A file could not be used: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    # So that a stopped program stops its server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        sys.exit(130)

@@ -1,0 +1,112 @@
+"""The model folder `bokeh_adapters`: what is in it, and the public adapters that can be downloaded into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+
+from .settings import AdapterError
+
+MODEL_FOLDER = "bokeh_adapters"
+_ENDINGS = (".safetensors", ".bin")
+DOWNLOAD = "download: "
+
+
+@dataclass(frozen=True)
+class PublicAdapter:
+    """An adapter on the Hugging Face hub. `files[0]` holds the weights; all land in `folder` of the model folder.
+
+    The label is saved in workflow files, so it is never changed.
+    """
+
+    label: str
+    repository: str
+    revision: str
+    files: tuple[str, ...]
+    folder: str
+
+    @property
+    def name(self) -> str:
+        """The name of the weights in the loader's list once they are on disk."""
+        return os.path.join(self.folder, self.files[0])
+
+
+PUBLIC_ADAPTERS = (
+    PublicAdapter(
+        label=f"{DOWNLOAD}Bokeh Diffusion, FLUX.1-dev (583 MB, non-commercial)",
+        repository="atfortes/BokehDiffusion",
+        revision="main",
+        files=("model.safetensors", "config.json"),
+        folder="BokehDiffusion",
+    ),
+    PublicAdapter(
+        label=f"{DOWNLOAD}BokehDepth, FLUX.1-Kontext-dev (non-commercial)",
+        repository="fogradio/BokehDepth",
+        revision="main",
+        files=("bokeh_lora.bin",),
+        folder="BokehDepth",
+    ),
+)
+
+
+def register_folder() -> None:
+    """Make `bokeh_adapters` a model folder of the host; harmless when repeated.
+
+    Folders that extra_model_paths.yaml named before stay in front, so a download goes to the first of them.
+    """
+    folder_paths.add_model_folder_path(MODEL_FOLDER, os.path.join(folder_paths.models_dir, MODEL_FOLDER))
+    # Left empty, the host would list every file.
+    folder_paths.folder_names_and_paths[MODEL_FOLDER][1].update(_ENDINGS)
+
+
+def adapter_choices() -> list[str]:
+    """Names of the adapter files on disk, sorted, then a "download: ..." entry for each public one that is not."""
+    missing = [entry.label for entry in PUBLIC_ADAPTERS if find_adapter(entry.name) is None]
+    return sorted(folder_paths.get_filename_list(MODEL_FOLDER)) + missing
+
+
+def find_adapter(name: str) -> Path | None:
+    """The file of that name in the first model folder that has it."""
+    # A workflow saved on Windows has backslashes between folder and file.
+    found = folder_paths.get_full_path(MODEL_FOLDER, name.replace("\\", "/"))
+    return None if found is None else Path(found)
+
+
+def adapter_path(name: str) -> Path:
+    """Where the adapter of that name lies. Raises AdapterError naming the folders where it was looked for."""
+    found = find_adapter(name)
+    if found is None:
+        raise AdapterError(
+            f'The adapter "{name}" is not on this machine (looked in {", ".join(adapter_folders())}). '
+            "Put the file there, or choose another adapter in the loader's list."
+        )
+    return found
+
+
+def adapter_folders() -> list[str]:
+    """The folders in which adapters are looked for; new files go into the first."""
+    return folder_paths.get_folder_paths(MODEL_FOLDER)
+
+
+def new_adapter_path(name: str) -> Path:
+    """A free path for a new adapter file in the first model folder; a number is added where `name` is taken.
+
+    name: without ending, with "/" between folders. Raises AdapterError for an empty name and for one that leads
+    out of the folder.
+    """
+    folder = Path(adapter_folders()[0])
+    stem = name.strip().replace("\\", "/").removesuffix(".safetensors")
+    parts = stem.split("/")
+    if any(part.strip(" .") == "" or ":" in part for part in parts):
+        raise AdapterError(
+            f'"{name}" cannot be the name of an adapter file. Expected a name such as "portrait" or "mine/portrait".'
+        )
+    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.safetensors")
+    number = 2
+    while path.exists():
+        path = path.with_name(f"{parts[-1]}_{number}.safetensors")
+        number += 1
+    return path
