@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..attention.install import install
 from ..attention.rows import Pivot, Plan
-from ..optics.sweep import DEFAULT_PIVOT, Sweep, nearest, parse_blurs
+from ..optics.sweep import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
 from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input
 
 _MODEL_TOOLTIP = "A FLUX.1 model, with LoRAs and other patches already on it if you use any."
@@ -117,6 +117,15 @@ class BokehSweep(io.ComfyNode):
                     tooltip="Chooses the pivot that holds the scene and how long it does so. Without it, the "
                     "listed blur nearest to 15 is the pivot, which costs no extra picture.",
                 ),
+                io.Int.Input(
+                    "rows_at_once",
+                    default=0,
+                    min=0,
+                    max=MAX_LEVELS,
+                    optional=True,
+                    tooltip="For sweeps that do not fit into memory: how many pictures go through the model together "
+                    "with the pivot. 0 = all of them, which is fastest. The pictures are the same.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
@@ -139,7 +148,14 @@ class BokehSweep(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, adapter, latent: dict, blurs: str, strength: float, pivot: Pivot | None = None
+        cls,
+        model,
+        adapter,
+        latent: dict,
+        blurs: str,
+        strength: float,
+        pivot: Pivot | None = None,
+        rows_at_once: int = 0,
     ) -> io.NodeOutput:
         values = parse_blurs(blurs)
         pivot = pivot or Pivot(values[nearest(values, DEFAULT_PIVOT)])
@@ -149,7 +165,7 @@ class BokehSweep(io.ComfyNode):
                 f"A sweep is one scene, but its latent is a batch of {batch}. Set the batch size of the latent "
                 "to 1, or pick one with LatentFromBatch; the sweep makes one row for each blur by itself."
             )
-        swept = install(model, adapter, Plan(values, pivot, one_scene=True), strength)
+        swept = install(model, adapter, Plan(values, pivot, True, rows_at_once), strength)
         return io.NodeOutput(swept, _repeat(latent, len(values)), Sweep(values, pivot.blur))
 
 

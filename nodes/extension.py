@@ -8,6 +8,9 @@ from ..weights.folder import register_folder
 from .adapter import BokehLoadAdapter, BokehSaveAdapter
 from .blur import BokehBlur, BokehPivot, BokehSweep
 from .pictures import BokehMatchColors, BokehSweepGrid
+from .report import BokehReport
+from .save import BokehSweepSave
+from .view import BokehSweepView
 
 
 class BokehExtension(ComfyExtension):
@@ -25,4 +28,7 @@ class BokehExtension(ComfyExtension):
             BokehSweep,
             BokehMatchColors,
             BokehSweepGrid,
+            BokehSweepView,
+            BokehReport,
+            BokehSweepSave,
         ]

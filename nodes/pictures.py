@@ -7,10 +7,7 @@ from comfy_api.latest import io
 from ..optics.colour import match_colors
 from ..optics.sheet import contact_sheet
 from ..optics.sweep import Sweep
-from .schema import SWEEP, schema
-
-_IMAGES_TOOLTIP = "The decoded pictures of the sweep, one for each blur, in the sweep's order."
-_SWEEP_TOOLTIP = "From Bokeh Sweep."
+from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 
 class BokehMatchColors(io.ComfyNode):
@@ -23,8 +20,8 @@ class BokehMatchColors(io.ComfyNode):
             display_name="Bokeh Match Colors",
             description="Gives every picture of a sweep the average colour and brightness of the pivot picture.",
             inputs=[
-                io.Image.Input("images", tooltip=_IMAGES_TOOLTIP),
-                SWEEP.Input("sweep", tooltip=_SWEEP_TOOLTIP),
+                io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
                 io.Boolean.Input(
                     "match_std",
                     default=False,
@@ -51,8 +48,8 @@ class BokehSweepGrid(io.ComfyNode):
             display_name="Bokeh Sweep Grid",
             description="A contact sheet of the sweep: every picture with its blur written under it.",
             inputs=[
-                io.Image.Input("images", tooltip=_IMAGES_TOOLTIP),
-                SWEEP.Input("sweep", tooltip=_SWEEP_TOOLTIP),
+                io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
                 io.Int.Input(
                     "columns",
                     default=0,

@@ -8,6 +8,9 @@ ADAPTER = io.Custom("BOKEH_ADAPTER")
 PIVOT = io.Custom("BOKEH_PIVOT")
 SWEEP = io.Custom("BOKEH_SWEEP")
 
+IMAGES_TOOLTIP = "The decoded pictures of the sweep, one for each blur, in the sweep's order."
+SWEEP_TOOLTIP = "From Bokeh Sweep: says which picture shows which blur."
+
 _SEARCH_WORDS = ("bokeh", "depth of field", "aperture", "defocus", "blur", "f-stop", "focus")
 
 

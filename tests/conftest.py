@@ -74,3 +74,12 @@ def adapters_folder() -> Path:
         if (case / "adapter").is_dir():
             shutil.copytree(case / "adapter", folder / case.name, dirs_exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The real server with this pack in it, one for all tests; its models folder starts empty."""
+    from host_server import HostServer
+
+    with HostServer(tmp_path_factory.mktemp("server")) as server:
+        yield server

@@ -345,12 +345,6 @@ def test_the_standin_flux_has_the_hosts_own_layout(tmp_path):
     model.load_state_dict(weights)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with HostServer(tmp_path_factory.mktemp("host"), cpu=True) as server:
-        yield server
-
-
 @pytest.mark.server
 def test_the_server_has_the_pack_and_runs_a_workflow(server, tmp_path):
     assert "BokehSweep" in server.client.object_info()

@@ -1,0 +1,71 @@
+"""The report on a sweep: what was asked for, what was measured."""
+
+from __future__ import annotations
+
+import comfy.model_management
+from comfy.utils import ProgressBar
+from comfy_api.latest import io, ui
+
+from ..optics.report import draw, measure_sweep
+from ..optics.sweep import Sweep
+from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
+
+
+class BokehReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "measure",
+            "lvcorr",
+            "sharpness",
+            "plot",
+            node_id="BokehReport",
+            display_name="Bokeh Report",
+            description="Measures a sweep: does the blur follow the request, and does the scene stay the same?",
+            inputs=[
+                io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where the subject in focus is. Subject and background are then measured apart, "
+                    "which says more: a sharp subject hides the blur behind it in a figure for the whole picture.",
+                ),
+                io.Boolean.Input(
+                    "allow_download",
+                    default=False,
+                    tooltip="Allows a download of 233 MB for LPIPS, one more measure of consistency, if its network "
+                    "is not on this machine yet. Everything else needs no download.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="plot", tooltip="The figure: sharpness and consistency over blur."),
+                io.Float.Output(
+                    display_name="lvcorr",
+                    tooltip="How well the measured blur follows the request: 1 = exactly, 0 = not at all or not "
+                    "defined. Of the background where a mask is given, else of the whole picture.",
+                ),
+                io.Float.Output(
+                    display_name="consistency",
+                    tooltip="How well the pictures show the pivot's scene: 1 = the same, 0 = unrelated.",
+                ),
+                io.String.Output(display_name="report", tooltip="All numbers as a small Markdown table."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, sweep: Sweep, mask=None, allow_download: bool = False) -> io.NodeOutput:
+        bar = ProgressBar(len(images))
+
+        def on_level(done: int, total: int) -> None:
+            bar.update_absolute(done, total)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        report = measure_sweep(images, sweep, mask, allow_download, on_level)
+        plot, text = draw(report, images), report.markdown()
+        # A sweep of one level has no correlation, and its one picture is the scene.
+        lvcorr = 0.0 if report.lvcorr is None else report.lvcorr
+        consistency = 1.0 if report.consistency is None else report.consistency
+        shown = {**ui.PreviewImage(plot, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+        return io.NodeOutput(plot, lvcorr, consistency, text, ui=shown)

@@ -1,0 +1,110 @@
+"""A sweep as files: the levels, a contact sheet, an animation and a description."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+from comfy.cli_args import args
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.utils import ProgressBar
+from comfy_api.latest import io, ui
+
+from ..optics.export import ExportError, checked_prefix, explained, find_seed, save_sweep
+from ..optics.sweep import Sweep
+from .schema import SWEEP, schema
+
+
+class BokehSweepSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "save sweep",
+            "export",
+            "animation",
+            "webp",
+            node_id="BokehSweepSave",
+            display_name="Save Bokeh Sweep",
+            description="Saves a sweep into a new folder of the output folder: every picture with its blur in the "
+            "name, the contact sheet, an animation through the blurs, and a JSON file with values and measures.",
+            inputs=[
+                io.Image.Input(
+                    "images", tooltip="The decoded pictures of the sweep, one for each blur, in the sweep's order."
+                ),
+                SWEEP.Input("sweep", tooltip="From Bokeh Sweep."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="bokeh/sweep",
+                    tooltip="Name of the new folder, inside the output folder; it gets a number, and nothing is ever "
+                    "overwritten. Folders are possible, and so are %year%, %month%, %day%, %hour%, %minute%, "
+                    "%second%, %width% and %height%.",
+                ),
+                io.Boolean.Input(
+                    "animation",
+                    default=True,
+                    tooltip="Also save an animated WebP that goes up through the blurs and down again, in a loop.",
+                ),
+                io.Float.Input(
+                    "frames_per_second",
+                    default=6.0,
+                    min=0.1,
+                    max=60.0,
+                    step=0.5,
+                    round=0.01,
+                    tooltip="Pictures a second in the animation. About 6 for seven blurs, 15 for thirty.",
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        # Before the run: a wrong name found afterwards would cost all the pictures.
+        try:
+            if filename_prefix is not None:
+                checked_prefix(filename_prefix, folder_paths.get_output_directory())
+        except ExportError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, images, sweep: Sweep, filename_prefix: str, animation: bool, frames_per_second: float
+    ) -> io.NodeOutput:
+        sweep.check(len(images))
+        output = folder_paths.get_output_directory()
+        prefix = checked_prefix(filename_prefix, output)
+        height, width = images.shape[1:3]
+        with explained(os.path.dirname(os.path.join(output, prefix))):
+            parent, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
+        metadata = _metadata(cls.hidden)
+        bar = ProgressBar(len(images))
+
+        def on_progress(done: int, total: int) -> None:
+            bar.update_absolute(done, total)
+            throw_exception_if_processing_interrupted()
+
+        saved = save_sweep(
+            images,
+            sweep,
+            parent,
+            name,
+            counter,
+            frames_per_second=frames_per_second if animation else None,
+            seed=find_seed(metadata.get("prompt"), cls.hidden.unique_id),
+            metadata=metadata,
+            on_progress=on_progress,
+        )
+        subfolder = os.path.join(subfolder, saved.folder.name)
+        shown = [ui.SavedResult(file, subfolder, io.FolderType.output) for file in saved.pictures]
+        return io.NodeOutput(ui={"images": shown, "text": (f"Saved {saved.folder}",)})
+
+
+def _metadata(hidden) -> dict[str, object]:
+    """What the host embeds in its own pictures: the prompt, the workflow and whatever else the page sent."""
+    if args.disable_metadata:
+        return {}
+    prompt = {} if hidden.prompt is None else {"prompt": hidden.prompt}
+    return {**prompt, **(hidden.extra_pnginfo or {})}

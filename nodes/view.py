@@ -1,0 +1,46 @@
+"""The sweep, shown in the page as one picture with a blur slider."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..optics.sweep import Sweep
+from .schema import SWEEP, schema
+
+
+class BokehSweepView(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "interactive",
+            "blur slider",
+            "compare",
+            "preview",
+            node_id="BokehSweepView",
+            display_name="Bokeh Sweep View",
+            description="Shows a sweep as one picture with a slider: turn the blur and look.",
+            inputs=[
+                io.Image.Input(
+                    "images", tooltip="The decoded pictures of the sweep, one for each blur, in the sweep's order."
+                ),
+                SWEEP.Input("sweep", tooltip="From Bokeh Sweep."),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, sweep: Sweep) -> io.NodeOutput:
+        sweep.check(len(images))
+        files = ui.PreviewImage(images, cls=cls).values
+        levels = zip(files, sweep.values, sweep.labels, strict=True)
+        # A key of its own: under "images" the page would draw its usual grid of previews below the slider.
+        shown = {
+            "name": sweep.name,
+            "pivot": sweep.pivot,
+            "reference": sweep.reference_row,
+            "height": images.shape[1],
+            "width": images.shape[2],
+            "levels": [{**file, "value": value, "label": label} for file, value, label in levels],
+        }
+        return io.NodeOutput(ui={"bokeh_sweep": [shown]})

@@ -1,0 +1,379 @@
+"""Numbers for what a sweep claims: the blur follows the request, the scene stays.
+
+Pictures are [B, H, W, 3 or more] sRGB in 0..1, at least 16 px a side; a result has one number a picture.
+Grey means luma, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as OpenCV's grey). All in float32; no measure
+returns NaN for flat pictures.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+LUMA = (0.299, 0.587, 0.114)
+SMALLEST_SIDE = 16
+
+# Below any picture's own variance of the Laplacian; keeps its logarithm finite for flat pictures.
+VARIANCE_FLOOR = 1e-12
+# Logarithms that differ by less are equal: float32 sums are good to about this.
+SAME_LOGARITHM = 1e-5
+# Dilation of the subject before the rest counts as background, in parts of the longer side: a mask
+# follows the outline to a few pixels only, and one sharp pixel of the subject outweighs a blurred area.
+BACKGROUND_MARGIN = 0.02
+
+# Multi-scale SSIM (Wang, Simoncelli, Bovik 2003): exponents of the scales, window, constants.
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW, WINDOW_SIGMA = 11, 1.5
+C1, C2 = 0.01**2, 0.03**2
+
+LPIPS_SMALLEST_SIDE = 64
+
+# Alignment: longer side of the working picture, its windows, and the Gaussians tried, in working pixels.
+# The largest equals a disc of an eighth of the picture (a disc's standard deviation is radius / 2).
+ALIGNMENT_SIDE = 128
+ALIGNMENT_WINDOW = 16
+ALIGNMENT_SIGMAS = tuple(0.25 * 2 ** (i / 2) for i in range(12))
+# Variance of 1e-4, a fortieth of an 8-bit step: what is flatter has no structure to compare.
+ALIGNMENT_FLAT = 1e-8
+DISPLAY_GAMMA = 2.2
+
+
+def luma(images: Tensor) -> Tensor:
+    """Grey [B, H, W] float32 of [B, H, W, 3 or more].
+
+    Raises:
+        ValueError: for another shape, pictures under 16 px, or NaN and infinite values.
+    """
+    if images.ndim != 4 or images.shape[-1] < 3 or min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"Measures take a batch of RGB pictures [B, H, W, 3] of at least {SMALLEST_SIDE} px a side; what "
+            f"came has the shape {list(images.shape)}. Connect an IMAGE output."
+        )
+    red, green, blue = images[..., :3].float().unbind(-1)
+    grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    if not grey.isfinite().all():
+        raise ValueError(
+            "A picture has NaN or infinite values, so it cannot be measured. Such a picture is usually black: "
+            "decode it again in full precision (--fp32-vae)."
+        )
+    return grey
+
+
+def subject_area(mask: Tensor, images: Tensor) -> Tensor:
+    """The mask of the subject as booleans [1 or B, H, W] (true above 0.5), checked against the pictures.
+
+    Raises:
+        ValueError: when size or number do not fit the pictures, or nothing is masked.
+    """
+    area = mask.reshape(-1, *mask.shape[-2:]) > 0.5
+    (height, width), (rows, columns) = images.shape[1:3], area.shape[1:]
+    if (rows, columns) != (height, width):
+        raise ValueError(
+            f"The mask is {columns} x {rows} px, but the pictures are {width} x {height} px. Scale the mask to "
+            f"the pictures' size; a picture loaded without transparency gives an empty mask of 64 x 64 px."
+        )
+    if len(area) not in (1, len(images)):
+        raise ValueError(
+            f"There are {len(area)} masks for {len(images)} pictures. Give one mask for all, or one a picture."
+        )
+    if not area.flatten(1).any(1).all():
+        raise ValueError("The mask is empty. Mark the subject in it, or leave the mask unconnected.")
+    return area
+
+
+def background_area(mask: Tensor, images: Tensor) -> Tensor:
+    """What is not subject, booleans [1 or B, H, W]: the complement of the mask, dilated by a square of
+    2 % of the picture's longer side (at least 2 px) to each side.
+
+    Raises:
+        ValueError: as ``subject_area``, or when the dilated subject fills a picture.
+    """
+    subject = subject_area(mask, images).float()[:, None]
+    margin = max(2, round(BACKGROUND_MARGIN * max(subject.shape[-2:])))
+    for size in ((2 * margin + 1, 1), (1, 2 * margin + 1)):
+        subject = F.max_pool2d(subject, size, stride=1, padding=(size[0] // 2, size[1] // 2))
+    area = subject[:, 0] < 0.5
+    if not area.flatten(1).any(1).all():
+        raise ValueError(
+            f"The mask with its margin of {margin} px covers a whole picture, so no background is left to "
+            f"measure. Mask the subject only, or leave the mask unconnected."
+        )
+    return area
+
+
+def laplacian_variance(images: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Variance of the Laplacian of the grey picture, [B] in squared grey levels (0..1 scale).
+
+    The Laplacian is the sum of the four neighbours less four times the pixel, mirrored at the picture's
+    border without repeating it (OpenCV's default, SciPy's "mirror"); the variance is the mean squared
+    deviation over the picture, or over the pixels where ``mask`` ([H, W] or [1 or B, H, W]) is above 0.5.
+    Source: Pech-Pacheco et al. 2000, LAPV.
+    """
+    grey = luma(images)
+    padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
+    # As differences, so that a flat area gives zero and not rounding.
+    laplacian = (
+        (padded[:, :-2, 1:-1] - grey)
+        + (padded[:, 2:, 1:-1] - grey)
+        + (padded[:, 1:-1, :-2] - grey)
+        + (padded[:, 1:-1, 2:] - grey)
+    )
+    if mask is None:
+        return laplacian.flatten(1).var(1, correction=0)
+    area = subject_area(mask, images)
+    mean = _mean_over(area, laplacian)[:, None, None]
+    return _mean_over(area, (laplacian - mean).square())
+
+
+def brenner(images: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Brenner gradient of the grey picture: the mean of (I(x + 2, y) - I(x, y))^2, [B] in squared grey
+    levels (0..1 scale), over all pairs in the picture or those with both pixels in ``mask``.
+
+    Source: Brenner et al. 1976; the mean for their sum, so that pictures of any size compare.
+    """
+    grey = luma(images)
+    squares = (grey[:, :, 2:] - grey[:, :, :-2]).square()
+    if mask is None:
+        return squares.flatten(1).mean(1)
+    area = subject_area(mask, images)
+    return _mean_over(area[:, :, 2:] & area[:, :, :-2], squares)
+
+
+def _mean_over(area: Tensor, values: Tensor) -> Tensor:
+    return (values * area).sum((1, 2)) / area.sum((1, 2)).clamp(min=1)
+
+
+def negative_logarithm(variances: Tensor) -> Tensor:
+    """-ln of variances of the Laplacian, no smaller than 1e-12 each: rises with the blur."""
+    return -variances.clamp(min=VARIANCE_FLOOR).log()
+
+
+def lvcorr(
+    values: Sequence[float], images: Tensor, mask: Tensor | None = None, method: str = "pearson"
+) -> float | None:
+    """LVCorr: correlation of -ln(variance of the Laplacian) with the requested blur, -1..1.
+
+    1 = the measured blur follows the request exactly. Over the whole picture, or over the background
+    (``background_area``) when the ``mask`` of the subject is given: a sharp, textured subject saturates the
+    figure of the whole picture. Source: Bokeh Diffusion (arXiv 2503.08434), which reports 0.917 on FLUX.
+
+    Args:
+        values: requested blur, one a picture.
+        mask: the subject, [H, W] or [1 or B, H, W].
+        method: "pearson", or "rank" for Spearman's (ties share their mean rank).
+
+    Returns:
+        None where it is not defined: fewer than two pictures, equal requests or equal pictures.
+    """
+    area = None if mask is None else background_area(mask, images)
+    return correlation(values, negative_logarithm(laplacian_variance(images, area)).tolist(), method)
+
+
+def correlation(values: Sequence[float], blurs: Sequence[float], method: str = "pearson") -> float | None:
+    """Pearson's ("pearson") or Spearman's ("rank") correlation; None where one side does not vary."""
+    if method not in ("pearson", "rank"):
+        raise ValueError(f"'{method}' is no kind of correlation. Use 'pearson' or 'rank'.")
+    if max(values) == min(values) or max(blurs) - min(blurs) <= SAME_LOGARITHM:
+        return None
+    pair = torch.tensor([list(values), list(blurs)], dtype=torch.float64)
+    if method == "rank":
+        pair = torch.from_numpy(rankdata(pair.numpy(), axis=1))
+    return torch.corrcoef(pair)[0, 1].item()
+
+
+def monotonicity(values: Sequence[float], blurs: Sequence[float]) -> float | None:
+    """Share of neighbouring requests, 0..1, whose measured ``blurs`` (``negative_logarithm``) are in the
+    right order: more where more was asked for. Pictures of one request count as one, by their mean.
+    None with fewer than two different requests."""
+    groups: dict[float, list[float]] = {}
+    for value, blur in zip(values, blurs, strict=True):
+        groups.setdefault(value, []).append(blur)
+    means = [math.fsum(groups[value]) / len(groups[value]) for value in sorted(groups)]
+    if len(means) < 2:
+        return None
+    return sum(after - before > SAME_LOGARITHM for before, after in pairwise(means)) / (len(means) - 1)
+
+
+def psnr(images: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB to ``reference`` [H, W, 3], [B]; infinite for an equal picture.
+
+    10 log10(1 / mean squared difference over pixels and RGB).
+    """
+    difference = images[..., :3].float() - reference[..., :3].float()
+    return -10 * difference.square().flatten(1).mean(1).log10()
+
+
+def ms_ssim(images: Tensor, reference: Tensor) -> Tensor:
+    """Multi-scale SSIM of the grey pictures to the grey ``reference`` [H, W, 3], [B], 1 = equal.
+
+    Wang, Simoncelli and Bovik 2003: five scales, window 11, sigma 1.5, the terms' means clipped at 0. As in
+    torchmetrics, whose values these are, the coarsest scale reflects the picture at its border. (Theirs
+    filters in two dimensions at once, which takes some ten times as long.) A picture with a side
+    under 176 px gets as many scales as leave the window room, their exponents scaled to the same sum.
+    """
+    x, y = luma(images), luma(reference[None])
+    scales = min(len(SCALE_WEIGHTS), 1 + int(math.log2(min(x.shape[1:]) / WINDOW)))
+    weights = torch.tensor(SCALE_WEIGHTS[:scales], device=x.device)
+    weights *= sum(SCALE_WEIGHTS) / weights.sum()
+    # One picture at a time: the maps of one stay in the processor's cache.
+    return torch.cat([_multi_scale(x[i : i + 1], y, weights) for i in range(len(x))])
+
+
+def _multi_scale(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    terms = []
+    for scale in range(1, len(weights) + 1):
+        coarsest = scale == len(weights)
+        if coarsest:
+            x, y = (F.pad(picture[:, None], (WINDOW // 2,) * 4, mode="reflect")[:, 0] for picture in (x, y))
+        mean_x, mean_y = _smooth(x), _smooth(y)
+        variance_x = (_smooth(x * x) - mean_x.square()).clamp(min=0)
+        variance_y = (_smooth(y * y) - mean_y.square()).clamp(min=0)
+        product = mean_x * mean_y
+        term = (2 * (_smooth(x * y) - product) + C2) / (variance_x + variance_y + C2)
+        if coarsest:
+            term = term * (2 * product + C1) / (mean_x.square() + mean_y.square() + C1)
+        else:
+            x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        terms.append(term.mean((1, 2)).relu())
+    return torch.stack(terms, dim=-1).pow(weights).prod(-1)
+
+
+def _smooth(maps: Tensor) -> Tensor:
+    """Gaussian window over [B, H, W], without border: a tap at a time, which beats a convolution on a CPU."""
+    taps = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * WINDOW_SIGMA**2)) for i in range(WINDOW)]
+    total = math.fsum(taps)
+    for dim in (2, 1):
+        length = maps.shape[dim] - WINDOW + 1
+        smooth = maps.narrow(dim, 0, length) * (taps[0] / total)
+        for i in range(1, WINDOW):
+            smooth.add_(maps.narrow(dim, i, length), alpha=taps[i] / total)
+        maps = smooth
+    return maps
+
+
+def lpips_network(allow_download: bool = False) -> tuple[nn.Module | None, str]:
+    """The LPIPS network (AlexNet, Zhang et al. 2018), or None with the reason why it cannot be had.
+
+    Its backbone (233 MB) is torchvision's file in torch's hub folder. Without ``allow_download`` it is
+    never fetched, whatever is missing.
+    """
+    from torchvision.models import AlexNet_Weights
+
+    name = PurePosixPath(urlparse(AlexNet_Weights.DEFAULT.url).path).name
+    file = Path(torch.hub.get_dir(), "checkpoints", name)
+    if not file.is_file() and not allow_download:
+        return None, (
+            f"LPIPS is left out: its weights (AlexNet, 233 MB) are not at {file}. Allow the download, or put "
+            f"torchvision's file there."
+        )
+    # Late, because it takes seconds to import.
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        return LearnedPerceptualImagePatchSimilarity("alex").net, ""
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        return None, (
+            f"LPIPS is left out: its weights (AlexNet, 233 MB) could not be fetched or read ({error}). Delete "
+            f"{file} if it is there, and put torchvision's file in its place."
+        )
+
+
+def lpips(images: Tensor, reference: Tensor, network: nn.Module) -> Tensor:
+    """LPIPS (Zhang et al. 2018, AlexNet) to ``reference`` [H, W, 3], [B]; 0 = equal.
+
+    By a ``network`` from ``lpips_network``. Pictures with a side under 64 px are enlarged to it (bilinear):
+    AlexNet's pooling leaves nothing of smaller ones.
+    """
+    x, y = (p[..., :3].float().movedim(-1, 1).clamp(0, 1) for p in (images, reference[None]))
+    scale = LPIPS_SMALLEST_SIDE / min(x.shape[2:])
+    if scale > 1:
+        size = [math.ceil(scale * side) for side in x.shape[2:]]
+        x, y = (F.interpolate(p, size=size, mode="bilinear") for p in (x, y))
+    network = network.to(x.device)
+    return network(x, y.expand_as(x), normalize=True).flatten()
+
+
+def alignment(images: Tensor, reference: Tensor) -> Tensor:
+    """Whether pictures show the scene of ``reference`` [H, W, 3] in the same places, whatever the blur of
+    either: [B], 1 = the same scene, about 0 = nothing in common, negative = inverted.
+
+    1. Both pictures, at 128 px on the longer side, are cut into overlapping windows of 16 px, as the blur
+       may differ from place to place (a sharp subject before a blurred background).
+    2. In each window the sharper of the two is brought to the level of the blurrier: from a scale of
+       Gaussians s and for either picture as the sharper, the one is taken that makes them most alike by
+       the contrast-structure term of SSIM, (2 cov + c) / (var + var + c). A term without the means, so
+       that exposure does not count, but with the contrast, so that blur cannot be overdone.
+    3. Both are smoothed by the same s as well. A Gaussian and a lens (a disc) agree in the coarse part and
+       not in the fine one, where a disc even inverts contrast; this takes the fine part away in
+       proportion to the *difference* in blur, so pictures of equal blur keep all their detail.
+    4. The score is the zero-mean normalised cross-correlation of the windows so matched, pooled:
+       sum cov / sqrt(sum var * sum var). Pooling weighs each window by its contrast.
+
+    Done on the values as they are and on linear light (power 2.2), as a blur may have worked on either;
+    the better one counts. Two flat pictures score 1; so does a flat one with a texture that blur can make
+    flat, while a flat one with coarser structure scores about 0.
+    """
+    luma(images), luma(reference[None])
+    return torch.stack([_aligned(images, reference[None], gamma) for gamma in (1.0, DISPLAY_GAMMA)]).amax(0)
+
+
+def _aligned(images: Tensor, reference: Tensor, gamma: float) -> Tensor:
+    x, mean_x, variance_x = _blur_stack(images, gamma)
+    y, mean_y, variance_y = _blur_stack(reference, gamma)
+    # The scale's step is sqrt(2): entry i + 1 is entry i blurred by sigma_i once more. The first entry is
+    # the picture as it is, for windows of equal blur.
+    last = len(ALIGNMENT_SIGMAS)
+    same, extra = [0, *range(1, last)], [0, *range(2, last + 1)]
+    covariances, variances_x, variances_y = [], [], []
+    for of_x, of_y in ((extra, same), (same, extra)):
+        covariances.append(_windows(x[:, of_x] * y[:, of_y]) - mean_x[:, of_x] * mean_y[:, of_y])
+        variances_x.append(variance_x[:, of_x])
+        variances_y.append(variance_y[:, of_y].expand_as(variances_x[-1]))
+    covariance, var_x, var_y = (torch.cat(parts, 1) for parts in (covariances, variances_x, variances_y))
+    c = ALIGNMENT_FLAT
+    best = ((2 * covariance + c) / (var_x + var_y + c)).argmax(1, keepdim=True)
+    covariance, var_x, var_y = (t.gather(1, best).mean((1, 2, 3)) for t in (covariance, var_x, var_y))
+    return (covariance + c) / ((var_x + c) * (var_y + c)).sqrt()
+
+
+def _blur_stack(images: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The working picture and its blurs [B, sigmas + 1, h, w], with the windows' means and variances."""
+    longer = max(images.shape[1:3])
+    half = ALIGNMENT_WINDOW // 2
+    height, width = (max(2, round(ALIGNMENT_SIDE / half * side / longer)) * half for side in images.shape[1:3])
+    rgb = images[..., :3].float()
+    light = (rgb if gamma == 1 else rgb.clamp(min=0).pow(gamma)) @ rgb.new_tensor(LUMA)
+    grey = F.interpolate(light[:, None], size=(height, width), mode="area")
+    # Without the mean, the windows' variances lose less to rounding.
+    grey = grey - grey.mean((1, 2, 3), keepdim=True)
+    rows, columns = (_gaussians(side).to(grey) for side in (height, width))
+    stack = torch.cat([grey, rows @ grey @ columns.mT], 1)
+    mean = _windows(stack)
+    return stack, mean, (_windows(stack.square()) - mean.square()).clamp(min=0)
+
+
+def _gaussians(side: int) -> Tensor:
+    """Gaussian blurs of a line of ``side`` pixels, mirrored at its ends, as matrices [sigmas, side, side]."""
+    position = torch.arange(-side, 2 * side)
+    mirrored = torch.where(position < 0, -1 - position, position).where(position < side, 2 * side - 1 - position)
+    distance = (position - torch.arange(side)[:, None]).float()
+    matrices = []
+    for sigma in ALIGNMENT_SIGMAS:
+        taps = torch.exp(-0.5 * (distance / sigma).square())
+        matrix = torch.zeros(side, side).index_add_(1, mirrored, taps)
+        matrices.append(matrix / matrix.sum(1, keepdim=True))
+    return torch.stack(matrices)
+
+
+def _windows(maps: Tensor) -> Tensor:
+    """Means of [B, S, h, w] over windows that overlap by half."""
+    return F.avg_pool2d(F.avg_pool2d(maps, ALIGNMENT_WINDOW // 2), 2, stride=1)

@@ -1,0 +1,147 @@
+"""The pack in a real server over its HTTP API: true width, refusals before anything loads, interrupts."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from adapters import official_tensors, write_official
+from host_server import HostError
+from PIL import Image
+from places import DATA, WORKFLOWS
+from standin import write_all
+
+pytestmark = pytest.mark.server
+
+STANDIN_SWEEP = json.loads((WORKFLOWS / "api" / "standin_sweep.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def standins(server) -> Path:
+    """The random stand-ins at the true width: FLUX of 1 + 1 blocks, text encoder, autoencoder, adapter of rank 128."""
+    write_all(server.models)
+    return server.models
+
+
+def graph(**inputs) -> dict:
+    """The stand-in sweep with some inputs changed: ``sweep__blurs="0, 30"``."""
+    changed = copy.deepcopy(STANDIN_SWEEP)
+    for name, value in inputs.items():
+        node, _, field = name.partition("__")
+        changed[node]["inputs"][field] = value
+    return changed
+
+
+def pictures(server, entry: dict, node: str) -> list[np.ndarray]:
+    files = [server.client.download(picture) for picture in server.client.pictures(entry) if picture.node == node]
+    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=float) for data in files]
+
+
+@pytest.mark.usefixtures("standins")
+def test_a_sweep_at_the_true_width_through_the_standard_loaders(server):
+    steps = []
+    size = {"size__width": 512, "size__height": 512, "schedule__width": 512, "schedule__height": 512}
+    entry = server.client.run(graph(sampler__steps=2, sweep__blurs="0, 15, 30", **size), steps.append, timeout=600)
+    rows = pictures(server, entry, "save")
+    assert [row.shape for row in rows] == [(512, 512, 3)] * 3
+    assert np.abs(rows[0] - rows[2]).mean() > 0.2
+    (sheet,) = pictures(server, entry, "save_sheet")
+    assert sheet.shape[1] > 3 * 512
+    assert any(progress.node == "KSampler" and progress.step for progress in steps)
+
+
+BLURS = {
+    "": "The list of blurs is empty. Write numbers from 0 to 30, for example: 0, 4, 8, 15, 22, 30",
+    "sharp": "'sharp' is not a number. Write blurs from 0 to 30 or ranges such as 0..30/7",
+    "31": "Blur 31 is outside 0 to 30. 0 is sharp, 30 is the strongest defocus.",
+    "-1": "Blur -1 is outside 0 to 30. 0 is sharp, 30 is the strongest defocus.",
+    "5..1/0": "'5..1/0' asks for '0' values. The count after / must be a whole number from 1 up.",
+    "0..30/500": "'0..30/500' asks for 500 values, at most 200 are possible. Use a smaller count.",
+    ", ".join(["5"] * 500): "The list of blurs has more than 200 values. Use a shorter list or two sweeps.",
+}
+
+
+@pytest.mark.usefixtures("standins")
+@pytest.mark.parametrize("blurs", BLURS)
+def test_bad_lists_of_blurs_are_refused_while_the_graph_is_validated(server, blurs):
+    with pytest.raises(HostError) as refused:
+        server.client.queue(graph(sweep__blurs=blurs))
+    assert BLURS[blurs] in str(refused.value)
+
+
+def test_a_missing_adapter_of_a_shared_workflow_is_named(server):
+    with pytest.raises(HostError) as refused:
+        server.client.queue(graph(adapter__adapter="portraits/soft.safetensors"))
+    folder = server.models.resolve() / "bokeh_adapters"
+    assert (
+        f'The adapter "portraits/soft.safetensors" is not on this machine (looked in {folder}). '
+        "Put the file there, or choose another adapter in the loader's list."
+    ) in str(refused.value)
+
+
+@pytest.mark.usefixtures("standins")
+def test_a_batch_of_several_latents_is_refused(server):
+    with pytest.raises(HostError) as failed:
+        server.client.run(graph(size__batch_size=4), timeout=120)
+    assert (
+        "A sweep is one scene, but its latent is a batch of 4. Set the batch size of the latent to 1, or pick one with "
+        "LatentFromBatch; the sweep makes one row for each blur by itself."
+    ) in str(failed.value)
+
+
+@pytest.mark.usefixtures("standins")
+def test_an_adapter_for_another_width_is_refused_by_name(server):
+    write_official(server.models / "bokeh_adapters" / "small", official_tensors(64, [0, 1]))
+    with pytest.raises(HostError) as failed:
+        server.client.run(graph(adapter__adapter="small/model.safetensors"), timeout=120)
+    assert "is made for a model of width 64, but this model's width is 3072." in str(failed.value)
+
+
+@pytest.mark.usefixtures("standins")
+def test_an_interrupt_in_the_middle_leaves_the_next_entry_unharmed(server):
+    small = {"size__width": 128, "size__height": 128, "sweep__blurs": "0, 15, 30"}
+    expected = pictures(server, server.client.run(graph(sampler__steps=2, **small), timeout=300), "save")
+    sampling = threading.Event()
+
+    def on_progress(progress):
+        if progress.node == "KSampler" and progress.step >= 1:
+            sampling.set()
+
+    def stop():
+        assert sampling.wait(120)
+        server.client.interrupt()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    started = time.monotonic()
+    with pytest.raises(HostError, match="interrupted"):
+        server.client.run(graph(sampler__steps=500, **small), on_progress, timeout=300)
+    stopper.join()
+    assert time.monotonic() - started < 120
+    # Another seed first: the host would hand out the first run's pictures from its cache.
+    server.client.run(graph(sampler__steps=2, sampler__seed=7, **small), timeout=300)
+    again = pictures(server, server.client.run(graph(sampler__steps=2, **small), timeout=300), "save")
+    for ours, before in zip(again, expected, strict=True):
+        assert np.array_equal(ours, before)
+
+
+@pytest.mark.usefixtures("standins")
+def test_the_golden_adapters_are_listed_with_their_folders_and_nothing_else(server):
+    folder = server.models / "bokeh_adapters"
+    (folder / "notes").mkdir(exist_ok=True)
+    (folder / "notes" / "read me.txt").write_text("not an adapter")
+    write_official(folder / "golden", official_tensors(32, [0]))
+    (folder / "golden" / "kontext.bin").write_bytes((DATA / "golden/kontext/adapter/bokeh_lora.bin").read_bytes())
+    choices = server.client.object_info()["BokehLoadAdapter"]["input"]["required"]["adapter"]
+    listed = choices[0] if isinstance(choices[0], list) else choices[1]["options"]
+    names = [name.replace("\\", "/") for name in listed]
+    assert "golden/model.safetensors" in names
+    assert "golden/kontext.bin" in names
+    assert not any("read me" in name or "config.json" in name for name in names)
+    assert sum(name.startswith("download: ") for name in names) == 2

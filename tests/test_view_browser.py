@@ -1,0 +1,480 @@
+"""The sweep view in the host's own page, in real Chromium."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_server import HostServer
+from page import HostPage, chromium
+from PIL import Image
+from playwright.sync_api import Locator, expect
+
+from bokeh.nodes.view import BokehSweepView
+from bokeh.optics.sweep import Sweep
+
+pytestmark = [pytest.mark.server, pytest.mark.browser]
+
+RENDERERS = {"canvas": {"Comfy.VueNodes.Enabled": False}, "vue": {"Comfy.VueNodes.Enabled": True}}
+both_renderers = pytest.mark.parametrize("settings", RENDERERS, indirect=True)
+TEST_NODES = Path(__file__).resolve().parent / "support" / "test_nodes"
+SIX = "0, 4, 8, 15, 22, 30"
+WIDE = (96, 64)
+TALL = (48, 128)
+
+
+def grey(row: int, count: int) -> int:
+    """The grey that stands for a row of a batch: every level is another."""
+    return 20 + row * 200 // max(count - 1, 1)
+
+
+def write_batch(path: Path, count: int, size: tuple[int, int]) -> None:
+    """A file that the host's LoadImage reads as a batch of ``count`` plain pictures."""
+    frames = [Image.new("RGB", size, (grey(row, count),) * 3) for row in range(count)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True, duration=60_000)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("host")
+    for folder in ("custom_nodes", "input"):
+        (base / folder).mkdir()
+    (base / "custom_nodes" / "bokeh-test-nodes").symlink_to(TEST_NODES, target_is_directory=True)
+    for count in (1, 2, 6, 30):
+        write_batch(base / "input" / f"wide{count}.webp", count, WIDE)
+    write_batch(base / "input" / "tall6.webp", 6, TALL)
+    with HostServer(base, cpu=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def settings(request) -> dict[str, Any]:
+    """The canvas's rendering unless the test is marked for both."""
+    return RENDERERS[getattr(request, "param", "canvas")]
+
+
+@pytest.fixture
+def page(browser, server, settings):
+    with HostPage(browser, server, settings) as page:
+        yield page
+
+
+def workflow(picture: str = "wide6", blurs: str = SIX, pivot: float = 15, name: str = "blur") -> dict[str, Any]:
+    """A batch of pictures and a sweep, both into the view. ``pivot`` -1: none."""
+
+    def node(id: int, kind: str, pos: list, size: list, inputs: list, outputs: list, values: list) -> dict:
+        fields = {"id": id, "type": kind, "pos": pos, "size": size, "inputs": inputs, "outputs": outputs}
+        return {**fields, "flags": {}, "order": id, "mode": 0, "properties": {}, "widgets_values": values}
+
+    image = {"name": "IMAGE", "type": "IMAGE", "links": [1]}
+    sweep = {"name": "sweep", "type": "BOKEH_SWEEP", "links": [2]}
+    into = [{"name": "images", "type": "IMAGE", "link": 1}, {"name": "sweep", "type": "BOKEH_SWEEP", "link": 2}]
+    nodes = [
+        node(1, "LoadImage", [0, 0], [280, 320], [], [image], [f"{picture}.webp", "image"]),
+        node(2, "BokehTestSweep", [0, 400], [280, 130], [], [sweep], [blurs, pivot, name]),
+        node(3, "BokehSweepView", [340, 0], [440, 480], into, [], []),
+    ]
+    links = [[1, 1, 0, 3, 0, "IMAGE"], [2, 2, 0, 3, 1, "BOKEH_SWEEP"]]
+    return {"last_node_id": 3, "last_link_id": 2, "nodes": nodes, "links": links, "groups": [], "version": 0.4}
+
+
+class View:
+    """The widget on the page."""
+
+    def __init__(self, page: HostPage) -> None:
+        self.host = page
+        self.page = page.page
+        self.element = self.page.locator("[data-state]")
+
+    @property
+    def slider(self) -> Locator:
+        return self.element.get_by_role("slider")
+
+    @property
+    def divider(self) -> Locator:
+        return self.element.get_by_role("separator")
+
+    @property
+    def picture(self) -> Locator:
+        return self.element.locator(".frame")
+
+    def run(self, **sweep: Any) -> View:
+        """Load the workflow, queue it and wait for its pictures."""
+        self.host.load(workflow(**sweep))
+        self.host.queue()
+        return self.ready()
+
+    def ready(self) -> View:
+        expect(self.element).to_have_attribute("data-state", "ready", timeout=20_000)
+        return self
+
+    def expect_value(self, value: float, text: str) -> None:
+        expect(self.slider).to_have_attribute("aria-valuenow", f"{value:g}")
+        expect(self.slider).to_have_attribute("aria-valuetext", text)
+
+    def expect_grey(self, expected: float, at: float = 0.5, tolerance: int = 2) -> None:
+        """The drawn picture has this grey, ``at`` this share of its width."""
+        self.page.wait_for_function(
+            """([element, at, expected, tolerance]) => {
+                 const canvas = element.shadowRoot.querySelector("canvas");
+                 const x = Math.round(at * (canvas.width - 1));
+                 const [red] = canvas.getContext("2d").getImageData(x, canvas.height >> 1, 1, 1).data;
+                 window.lastGrey = red;
+                 return Math.abs(red - expected) <= tolerance;
+               }""",
+            arg=[self.element.element_handle(), at, expected, tolerance],
+            timeout=5_000,
+        )
+
+    def track_x(self, fraction: float) -> tuple[float, float]:
+        """Where on screen the track has come this far."""
+        box = self.element.locator(".track").bounding_box()
+        return box["x"] + fraction * box["width"], box["y"] + box["height"] / 2
+
+    def drag(self, *fractions: float) -> None:
+        """Press on the first fraction of the track, move over the others, let go."""
+        self.page.mouse.move(*self.track_x(fractions[0]))
+        self.page.mouse.down()
+        for fraction in fractions[1:]:
+            self.page.mouse.move(*self.track_x(fraction), steps=4)
+        self.page.mouse.up()
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.slider.press(key)
+
+
+@pytest.fixture
+def view(page) -> View:
+    return View(page)
+
+
+@both_renderers
+def test_starts_at_the_pivot_and_follows_the_mouse(view):
+    view.run()
+    view.expect_value(15, "blur 15, pivot")
+    view.expect_grey(grey(3, 6))
+    view.drag(0.5, 0.7, 1)
+    view.expect_value(30, "blur 30")
+    view.expect_grey(grey(5, 6))
+    view.drag(1, 0)
+    view.expect_value(0, "blur 0")
+    view.expect_grey(grey(0, 6))
+
+
+def test_fades_between_neighbouring_levels(view):
+    view.run()
+    view.drag(0.5, 26 / 30)
+    view.expect_value(float(view.slider.get_attribute("aria-valuenow")), "blur 26, between 22 and 30")
+    view.expect_grey((grey(4, 6) + grey(5, 6)) / 2, tolerance=4)
+
+
+def test_a_level_attracts_the_pointer(view):
+    view.run()
+    x, y = view.track_x(22 / 30)
+    view.page.mouse.click(x + 3, y)
+    view.expect_value(22, "blur 22")
+    view.expect_grey(grey(4, 6))
+
+
+@both_renderers
+def test_dragging_the_picture_turns_the_blur(view):
+    view.run()
+    box = view.picture.bounding_box()
+    y = box["y"] + box["height"] / 2
+    view.page.mouse.move(box["x"] + 0.3 * box["width"], y)
+    view.page.mouse.down()
+    view.page.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
+    view.page.mouse.up()
+    view.expect_value(30, "blur 30")
+    view.expect_grey(grey(5, 6))
+
+
+@both_renderers
+def test_keys(view):
+    view.run()
+    view.press("ArrowRight")
+    view.expect_value(22, "blur 22")
+    view.press("ArrowLeft", "ArrowLeft")
+    view.expect_value(8, "blur 8")
+    view.expect_grey(grey(2, 6))
+    view.press("Home", "ArrowLeft")
+    view.expect_value(0, "blur 0")
+    view.press("End", "ArrowRight")
+    view.expect_value(30, "blur 30")
+    view.press("Shift+ArrowLeft")
+    view.expect_value(29.2, "blur 29.2, between 22 and 30")
+    view.press("Shift+ArrowDown", "ArrowUp")
+    view.expect_value(30, "blur 30")
+    view.press("Home", *["Shift+ArrowRight"] * 10)
+    view.expect_value(4, "blur 4")
+    view.expect_grey(grey(1, 6))
+
+
+@both_renderers
+def test_keys_leave_the_graph_alone(view):
+    view.run()
+    place = view.page.evaluate("[...window.app.graph.getNodeById(3).pos]")
+    view.press("ArrowRight", "ArrowLeft", "ArrowDown", "Home", "End")
+    assert view.page.evaluate("[...window.app.graph.getNodeById(3).pos]") == place
+
+
+@both_renderers
+def test_double_click_compares_with_the_pivot(view):
+    view.run()
+    view.drag(0.5, 1)
+    view.picture.dblclick()
+    expect(view.element.get_by_text("pivot, blur 15")).to_be_visible()
+    view.expect_value(30, "blur 30")
+    view.expect_grey(grey(3, 6), at=0.25)
+    view.expect_grey(grey(5, 6), at=0.75)
+
+    box = view.picture.bounding_box()
+    view.divider.hover()
+    view.page.mouse.down()
+    view.page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2, steps=4)
+    view.page.mouse.up()
+    view.expect_grey(grey(3, 6), at=0.75)
+    expect(view.divider).to_have_attribute("aria-valuenow", "90")
+
+    view.divider.press("Home")
+    view.expect_grey(grey(5, 6), at=0.05)
+    view.divider.press("ArrowRight")
+    expect(view.divider).to_have_attribute("aria-valuenow", "5")
+    view.divider.press("Escape")
+    expect(view.divider).to_be_hidden()
+    view.expect_grey(grey(5, 6), at=0.01)
+
+
+def test_compare_by_button_and_key(view):
+    view.run()
+    button = view.element.get_by_role("button", name="Compare")
+    button.click()
+    expect(view.divider).to_be_visible()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    view.press("Enter")
+    expect(view.divider).to_be_hidden()
+    expect(button).to_have_attribute("aria-pressed", "false")
+
+
+@both_renderers
+def test_keeps_its_place_over_a_reload_and_a_new_run(view):
+    view.run()
+    view.drag(0.5, 22 / 30)
+    view.expect_value(22, "blur 22")
+    view.host.open()
+    view.ready().expect_value(22, "blur 22")
+    view.expect_grey(grey(4, 6))
+    view.press("Shift+ArrowRight")
+    view.host.open()
+    view.ready().expect_value(22.8, "blur 22.8, between 22 and 30")
+    view.host.queue()
+    view.ready().expect_value(22.8, "blur 22.8, between 22 and 30")
+
+
+def test_keeps_its_place_when_the_levels_change(view):
+    view.run()
+    view.press("ArrowRight")
+    view.page.evaluate(
+        """() => { const [, sweep] = [1, 2].map((id) => window.app.graph.getNodeById(id));
+                   sweep.widgets[0].value = "20 30 25 20 24 21"; }"""
+    )
+    view.host.queue()
+    expect(view.slider).to_have_attribute("aria-valuemin", "20")
+    view.ready().expect_value(22, "blur 22, between 21 and 24")
+    view.page.evaluate("() => { window.app.graph.getNodeById(2).widgets[0].value = '0 2 4 6 8 10'; }")
+    view.host.queue()
+    expect(view.slider).to_have_attribute("aria-valuemax", "10")
+    view.ready().expect_value(10, "blur 10")
+
+
+@both_renderers
+def test_a_run_alone_leaves_the_workflow_unchanged(view):
+    view.host.load(workflow())
+    before = view.page.evaluate("JSON.stringify(window.app.graph.serialize().nodes.map((node) => node.properties))")
+    view.host.queue()
+    view.ready()
+    after = view.page.evaluate("JSON.stringify(window.app.graph.serialize().nodes.map((node) => node.properties))")
+    assert after == before
+
+
+def test_the_place_is_not_sent_to_the_server(view):
+    view.run()
+    view.press("End")
+    assert view.host.prompt()["3"]["inputs"] == {"images": ["1", 0], "sweep": ["2", 0]}
+
+
+def test_values_out_of_order_and_repeated(view):
+    view.run(blurs="30, 0, 8, 4, 15, 15")
+    expect(view.element.locator(".tick")).to_have_count(5)
+    # The first of the two pictures at 15 is the pivot.
+    view.expect_grey(grey(4, 6))
+    for key, value, row in (("Home", 0, 1), ("ArrowRight", 4, 3), ("ArrowRight", 8, 2), ("End", 30, 0)):
+        view.press(key)
+        view.expect_value(value, f"blur {value}")
+        view.expect_grey(grey(row, 6))
+
+
+@both_renderers
+def test_one_level(view):
+    view.run(picture="wide1", blurs="12", pivot=-1)
+    view.press("ArrowRight", "Home", "Shift+ArrowLeft")
+    view.drag(0.5, 1)
+    view.picture.dblclick()
+    view.expect_value(12, "blur 12")
+    view.expect_grey(grey(0, 1))
+    expect(view.divider).to_be_hidden()
+    expect(view.element.get_by_role("button", name="Compare")).to_be_disabled()
+
+
+def test_two_levels_without_a_pivot(view):
+    view.run(picture="wide2", blurs="5, 25", pivot=-1)
+    view.expect_value(5, "blur 5")
+    expect(view.element.locator(".pivot-mark")).to_be_hidden()
+    view.press("ArrowRight")
+    view.expect_grey(grey(1, 2))
+
+
+def test_thirty_levels(view):
+    view.run(picture="wide30", blurs="0..30/30", name="alpha")
+    expect(view.element.locator(".tick")).to_have_count(30)
+    # 15 lies between two levels: the nearest stands for the pivot, the mark stays at 15.
+    view.expect_value(14.48, "alpha 14.48")
+    expect(view.element.locator(".pivot-mark")).to_have_attribute("title", "pivot 15")
+    boxes = sorted((box["x"], box["width"]) for box in (label.bounding_box() for label in labels(view)))
+    assert len(boxes) >= 6
+    assert all(x + width < following for (x, width), (following, _) in pairwise(boxes))
+    view.press("End", "ArrowLeft")
+    view.expect_grey(grey(28, 30))
+
+
+def labels(view: View) -> list[Locator]:
+    return view.element.locator(".label").all()
+
+
+@both_renderers
+@pytest.mark.parametrize(("picture", "size"), [("wide6", WIDE), ("tall6", TALL)])
+def test_the_picture_keeps_its_shape_and_stays_in_the_node(view, picture, size):
+    view.run(picture=picture)
+    frame, stage = view.picture.bounding_box(), view.element.locator(".stage").bounding_box()
+    assert frame["width"] / frame["height"] == pytest.approx(size[0] / size[1], rel=0.01)
+    assert frame["width"] <= stage["width"] + 1
+    assert frame["height"] <= stage["height"] + 1
+    # It is as large as the node allows.
+    assert max(frame["width"] / stage["width"], frame["height"] / stage["height"]) > 0.98
+
+
+def test_copies_the_value(browser, server, settings):
+    permissions = ["clipboard-read", "clipboard-write"]
+    with HostPage(browser, server, settings, permissions=permissions) as page:
+        view = View(page).run()
+        view.press("Shift+ArrowRight")
+        view.element.get_by_role("button", name="Copy").click()
+        expect(view.element.get_by_role("status")).to_have_text("Copied 15.7")
+        assert page.page.evaluate("navigator.clipboard.readText()") == "15.7"
+
+
+def test_says_when_the_clipboard_is_refused(view):
+    view.run()
+    devtools = view.host.context.new_cdp_session(view.page)
+    permission = {"name": "clipboard-write", "allowWithoutSanitization": False}
+    devtools.send("Browser.setPermission", {"permission": permission, "setting": "denied"})
+    view.element.get_by_role("button", name="Copy").click()
+    expect(view.element.get_by_role("status")).to_have_text("The browser does not allow copying here: 15")
+
+
+@both_renderers
+def test_opens_the_nearest_picture_at_full_size(view):
+    view.run()
+    view.press("End", "Shift+ArrowLeft")
+    link = view.element.get_by_role("link", name="Open the picture of blur 30 at full size")
+    with view.host.context.expect_page() as opened:
+        link.click()
+    picture = opened.value.locator("img")
+    picture.wait_for()
+    assert picture.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == list(WIDE)
+
+
+@both_renderers
+def test_touch(browser, server, settings):
+    with HostPage(browser, server, settings, has_touch=True) as page:
+        view = View(page).run()
+        devtools = page.context.new_cdp_session(page.page)
+
+        def touch(kind: str, fraction: float | None = None) -> None:
+            x, y = view.track_x(fraction or 0)
+            points = [] if fraction is None else [{"x": x, "y": y}]
+            devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", 0.5)
+        for fraction in (0.6, 0.65, 22 / 30):
+            touch("touchMove", fraction)
+        touch("touchEnd")
+        view.expect_value(22, "blur 22")
+        page.open()
+        view.ready().expect_value(22, "blur 22")
+
+
+@both_renderers
+def test_the_wheel_over_the_view_zooms_the_graph(view):
+    view.run()
+    before = view.page.evaluate("window.app.canvas.ds.scale")
+    view.picture.hover()
+    view.page.mouse.wheel(0, -240)
+    view.page.wait_for_function("(before) => window.app.canvas.ds.scale > before", arg=before)
+
+
+@both_renderers
+@pytest.mark.parametrize("scale", [0.25, 2.5])
+def test_follows_the_mouse_at_any_zoom(view, scale):
+    view.run()
+    view.page.evaluate("(scale) => { window.app.canvas.ds.scale = scale; }", scale)
+    middle = {"x": 640, "y": 500}
+    for _ in range(2):
+        # The first round can start with the node out of sight, where the page hides its content.
+        view.page.evaluate(
+            """([middle, scale]) => {
+                 const { canvas } = window.app, [node] = canvas.graph.nodes.filter((node) => node.id === 3);
+                 const [x, y] = node.pos, [width, height] = node.size;
+                 canvas.ds.offset = [middle.x / scale - x - width / 2, middle.y / scale - y - height];
+                 canvas.setDirty(true, true);
+               }""",
+            [middle, scale],
+        )
+        view.page.wait_for_timeout(300)
+    expect(view.slider).to_be_in_viewport()
+    view.drag(0.5, 22 / 30)
+    view.expect_value(22, "blur 22")
+
+
+def test_says_when_the_server_lost_the_pictures(view, server):
+    view.run()
+    for picture in (server.base / "temp").glob("*.png"):
+        picture.unlink()
+    view.host.context.new_cdp_session(view.page).send("Network.clearBrowserCache")
+    view.host.open()
+    expect(view.element).to_have_attribute("data-state", "gone")
+    expect(view.element.get_by_text("Queue the graph again")).to_be_visible()
+    lost = [error for error in view.host.errors if "404" in error and "/view?" in error]
+    assert len(lost) == 6
+    view.host.errors = [error for error in view.host.errors if error not in lost]
+
+
+def test_payload_and_errors_of_the_node():
+    import torch
+
+    sweep = Sweep((0.0, 12.5), 12.5, "alpha")
+    (shown,) = BokehSweepView.execute(torch.zeros(2, 8, 24, 3), sweep).ui["bokeh_sweep"]
+    levels = shown.pop("levels")
+    assert shown == {"name": "alpha", "pivot": 12.5, "reference": 1, "height": 8, "width": 24}
+    assert [(level["value"], level["label"]) for level in levels] == [(0.0, "alpha 0"), (12.5, "alpha 12.5")]
+    with pytest.raises(ValueError, match="There are 3 pictures, but the sweep has 2 values"):
+        BokehSweepView.execute(torch.zeros(3, 8, 8, 3), sweep)

@@ -1,0 +1,53 @@
+/** Small helpers for elements. */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element with properties and children: `element("button", { className: "x" }, "text")`. */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in made) made[name] = value;
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** A line drawing of 16 by 16 units in the text's colour; `path` as in SVG. */
+export function icon(path) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 16 16");
+  svg.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS(SVG, "path");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
+/**
+ * Follow a pressed pointer, whatever it is: `onMove(event)` while it moves, `onEnd(event)` once at the end.
+ * Only the main button, and not while the page pans the graph.
+ */
+export function onDrag(target, canStart, { onStart, onMove, onEnd }) {
+  target.addEventListener("pointerdown", (down) => {
+    if (down.button !== 0 || !down.isPrimary || !canStart(down)) return;
+    // The node must not be dragged along.
+    down.stopPropagation();
+    target.setPointerCapture(down.pointerId);
+    const ours = (handler) => (event) => {
+      if (event.pointerId !== down.pointerId) return;
+      event.stopPropagation();
+      handler?.(event);
+    };
+    const stop = new AbortController();
+    const end = ours((event) => {
+      stop.abort();
+      onEnd?.(event);
+    });
+    const { signal } = stop;
+    target.addEventListener("pointermove", ours(onMove), { signal });
+    target.addEventListener("pointerup", end, { signal });
+    target.addEventListener("pointercancel", end, { signal });
+    onStart?.(down);
+  });
+}

@@ -1,0 +1,62 @@
+/**
+ * Where a value lies among the levels of a sweep. No page, no state: numbers in, numbers out.
+ *
+ * A level is {value, label, file, reference}. Levels rise strictly.
+ */
+
+/** The levels of what the node sent, in rising order and each value once: a sweep keeps order and repetitions. */
+export function levelsOf(sweep) {
+  const levels = new Map();
+  sweep.levels.forEach(({ value, label, filename, subfolder, type }, row) => {
+    if (!levels.has(value)) {
+      levels.set(value, { value, label, file: { filename, subfolder, type }, reference: row === sweep.reference });
+    }
+  });
+  return [...levels.values()].sort((a, b) => a.value - b.value);
+}
+
+export function clampTo(levels, value) {
+  return Math.min(Math.max(value, levels[0].value), levels.at(-1).value);
+}
+
+/** The two levels around a value and how far (0..1) the value has come from the lower to the upper one. */
+export function around(levels, value) {
+  const found = levels.findIndex((level) => level.value >= value);
+  const upper = found < 0 ? levels.length - 1 : found;
+  if (upper === 0 || levels[upper].value <= value) return { lower: upper, upper, mix: 0 };
+  const lower = upper - 1;
+  const gap = levels[upper].value - levels[lower].value;
+  return { lower, upper, mix: (value - levels[lower].value) / gap };
+}
+
+/** Index of the level nearest to a value. */
+export function nearest(levels, value) {
+  const { lower, upper, mix } = around(levels, value);
+  return mix < 0.5 ? lower : upper;
+}
+
+/** The value one step on: the next level in that direction (1 or -1), or a tenth of the way to it. */
+export function stepped(levels, value, direction, fine) {
+  const { lower, upper, mix } = around(levels, value);
+  const from = mix > 0 && direction < 0 ? upper : lower;
+  const next = levels[from + direction];
+  if (!next) return value;
+  if (!fine) return next.value;
+  const moved = value + (next.value - levels[from].value) / 10;
+  // Tenths do not add up exactly, and a level must be met exactly to show one picture alone.
+  const tolerance = Math.abs(next.value - levels[from].value) / 1000;
+  const met = levels[nearest(levels, moved)].value;
+  return Math.abs(met - moved) < tolerance ? met : moved;
+}
+
+/** The value as the readout writes it: a level as it is, in between only as precisely as the gap deserves. */
+export function written(levels, value) {
+  const { lower, upper, mix } = around(levels, value);
+  if (mix === 0) return plain(levels[lower].value, 2);
+  return plain(value, levels[upper].value - levels[lower].value < 1 ? 2 : 1);
+}
+
+/** A number without trailing zeros, at most so many decimals. */
+export function plain(value, decimals) {
+  return String(Number(value.toFixed(decimals)));
+}

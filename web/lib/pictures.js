@@ -1,0 +1,84 @@
+/** The decoded pictures of a sweep, fetched in the order in which they are likely to be wanted. */
+
+const AT_ONCE = 4;
+// Decoded pictures take four bytes a pixel: 384 MB for a whole sweep. Longer sweeps are shown smaller.
+const MAX_PIXELS = 96e6;
+
+export class Pictures {
+  #bitmaps = [];
+  #stop = new AbortController();
+
+  /**
+   * @param {string[]} urls one a level
+   * @param {{width: number, height: number}} size of every picture, in pixels
+   * @param {() => void} onChange called after each picture that came or failed
+   */
+  constructor(urls, size, onChange) {
+    this.urls = urls;
+    this.onChange = onChange;
+    this.loaded = 0;
+    this.failed = 0;
+    const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (urls.length * size.width * size.height)));
+    this.width = Math.max(1, Math.round(size.width * scale));
+    this.height = Math.max(1, Math.round(size.height * scale));
+    this.shrink = scale < 1;
+  }
+
+  get complete() {
+    return this.loaded + this.failed === this.urls.length;
+  }
+
+  /** The picture of a level, undefined while it is under way. */
+  at(index) {
+    return this.#bitmaps[index];
+  }
+
+  /** Index of the loaded level nearest to one that may not be there yet; undefined when none is. */
+  nearestLoaded(index) {
+    for (let distance = 0; distance < this.urls.length; distance++) {
+      for (const near of [index - distance, index + distance]) {
+        if (this.#bitmaps[near]) return near;
+      }
+    }
+    return undefined;
+  }
+
+  /** Fetch and decode everything, outwards from a level. */
+  load(first) {
+    const order = this.urls.map((_, index) => index);
+    order.sort((a, b) => Math.abs(a - first) - Math.abs(b - first));
+    const worker = async () => {
+      for (let index = order.shift(); index !== undefined; index = order.shift()) await this.#loadOne(index);
+    };
+    for (let i = 0; i < AT_ONCE; i++) worker();
+  }
+
+  async #loadOne(index) {
+    const { signal } = this.#stop;
+    try {
+      const answer = await fetch(this.urls[index], { signal });
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      const blob = await answer.blob();
+      const resize = { resizeWidth: this.width, resizeHeight: this.height, resizeQuality: "high" };
+      const bitmap = await createImageBitmap(blob, this.shrink ? resize : {});
+      if (signal.aborted) {
+        bitmap.close();
+        return;
+      }
+      this.#bitmaps[index] = bitmap;
+      this.loaded++;
+    } catch (error) {
+      if (signal.aborted) return;
+      console.warn(`Bokeh Sweep View: ${this.urls[index]} cannot be shown (${error.message})`);
+      this.failed++;
+    }
+    this.onChange();
+  }
+
+  /** Give the memory back and stop what is under way. */
+  close() {
+    this.#stop.abort();
+    for (const bitmap of this.#bitmaps) bitmap?.close();
+    this.#bitmaps = [];
+  }
+}

@@ -1,0 +1,161 @@
+/** The slider under the picture: a track with a tick at every level, the pivot's mark and a thumb. */
+
+import { element, onDrag } from "./dom.js";
+import { around, clampTo, plain, stepped } from "./levels.js";
+
+const MAGNET_PX = 5;
+// A label takes about this many times the font size for each of its characters, and some air.
+const CHARACTER_EM = 0.6;
+const LABEL_GAP_EM = 0.9;
+
+export class Slider {
+  #levels = [];
+  #ticks = element("div", { className: "ticks" });
+  #labels = element("div", { className: "labels" });
+  #pivot = element("div", { className: "pivot-mark", hidden: true });
+  #fill = element("div", { className: "fill" });
+  #thumb = element("div", { className: "thumb" });
+  #track = element("div", { className: "track" }, this.#fill);
+  #pivotValue = null;
+
+  /**
+   * @param {(value: number, how: {smooth: boolean}) => void} onInput called with every new value
+   * @param {() => void} onCommit called when a drag or a key press is over
+   * @param {() => boolean} mayStart whether a press may start a drag now
+   */
+  constructor({ onInput, onCommit, mayStart }) {
+    this.onInput = onInput;
+    this.onCommit = onCommit;
+    const rail = element("div", { className: "rail" }, this.#track, this.#ticks, this.#pivot, this.#thumb);
+    this.element = element("div", { className: "slider", role: "slider", tabIndex: 0 }, rail, this.#labels);
+    onDrag(this.element, () => this.#levels.length > 0 && mayStart(), {
+      onStart: (event) => this.#point(event),
+      onMove: (event) => this.#point(event),
+      onEnd: () => this.onCommit(),
+    });
+    this.element.addEventListener("keydown", (event) => this.#onKey(event));
+    new ResizeObserver(() => this.#placeLabels()).observe(this.element);
+  }
+
+  /** Show other levels. `pivot` is a value or null; outside the levels it is not marked. */
+  setLevels(levels, name, pivot) {
+    this.#levels = levels;
+    const inside = pivot !== null && levels.length > 0 && pivot === clampTo(levels, pivot);
+    this.#pivotValue = inside ? pivot : null;
+    this.#pivot.hidden = !inside;
+    if (inside) {
+      this.#pivot.style.left = this.#percent(pivot);
+      this.#pivot.title = `pivot ${plain(pivot, 2)}`;
+    }
+    this.#ticks.replaceChildren(
+      ...levels.map(({ value }) => {
+        const tick = element("div", { className: "tick" });
+        tick.style.left = this.#percent(value);
+        return tick;
+      }),
+    );
+    this.element.setAttribute("aria-label", name);
+    this.element.setAttribute("aria-disabled", String(levels.length < 2));
+    if (levels.length) {
+      this.element.setAttribute("aria-valuemin", levels[0].value);
+      this.element.setAttribute("aria-valuemax", levels.at(-1).value);
+    }
+    this.#placeLabels();
+  }
+
+  /** `value` is what is set, `text` how it is said. */
+  setValue(value, text) {
+    this.value = value;
+    this.element.setAttribute("aria-valuenow", plain(value, 2));
+    this.element.setAttribute("aria-valuetext", text);
+  }
+
+  /** Where the thumb stands, which lags behind the value while the picture fades. */
+  moveThumb(value) {
+    const left = this.#percent(value);
+    this.#thumb.style.left = left;
+    this.#fill.style.width = left;
+  }
+
+  /** How much the value changes from the track's left end to its right end. */
+  get span() {
+    return this.#levels.length ? this.#levels.at(-1).value - this.#levels[0].value : 0;
+  }
+
+  focus() {
+    this.element.focus({ preventScroll: true });
+  }
+
+  #fraction(value) {
+    return this.span > 0 ? (value - this.#levels[0].value) / this.span : 0.5;
+  }
+
+  #percent(value) {
+    return `${100 * this.#fraction(value)}%`;
+  }
+
+  #point(event) {
+    if (this.#levels.length < 2) return;
+    // On screen, so that it holds at every zoom of the graph.
+    const { left, width } = this.#track.getBoundingClientRect();
+    const value = this.#levels[0].value + ((event.clientX - left) / width) * this.span;
+    this.onInput(this.attracted(clampTo(this.#levels, value), width), { smooth: false });
+  }
+
+  /** The value, or the level beside it when that is only a few pixels away on a track of this width. */
+  attracted(value, width) {
+    const { lower, upper, mix } = around(this.#levels, value);
+    if (mix === 0) return value;
+    const gap = ((this.#levels[upper].value - this.#levels[lower].value) / this.span) * width;
+    const reach = Math.min(MAGNET_PX / gap, 0.2);
+    if (mix < reach) return this.#levels[lower].value;
+    return mix > 1 - reach ? this.#levels[upper].value : value;
+  }
+
+  #onKey(event) {
+    if (!this.#levels.length || event.ctrlKey || event.metaKey || event.altKey) return;
+    const targets = {
+      ArrowLeft: () => stepped(this.#levels, this.value, -1, event.shiftKey),
+      ArrowDown: () => stepped(this.#levels, this.value, -1, event.shiftKey),
+      ArrowRight: () => stepped(this.#levels, this.value, 1, event.shiftKey),
+      ArrowUp: () => stepped(this.#levels, this.value, 1, event.shiftKey),
+      Home: () => this.#levels[0].value,
+      End: () => this.#levels.at(-1).value,
+    };
+    const target = targets[event.key];
+    if (!target) return;
+    // The page would move the selected node or scroll.
+    event.preventDefault();
+    event.stopPropagation();
+    this.onInput(target(), { smooth: !event.repeat });
+    this.onCommit();
+  }
+
+  /** As many values under the ticks as fit: the ends and the pivot first. */
+  #placeLabels() {
+    const width = this.#track.clientWidth;
+    if (!width || !this.#levels.length) {
+      this.#labels.replaceChildren();
+      return;
+    }
+    const font = parseFloat(getComputedStyle(this.#labels).fontSize);
+    const values = this.#levels.map((level) => level.value);
+    const isPivot = (value) => value === this.#pivotValue;
+    const wanted = [values[0], values.at(-1), ...values.filter(isPivot), ...values];
+    const placed = [];
+    for (const value of wanted) {
+      const text = plain(value, 1);
+      const half = (text.length * CHARACTER_EM * font) / 2;
+      const middle = this.#fraction(value) * width;
+      const free = placed.every((other) => Math.abs(other.middle - middle) >= other.half + half + LABEL_GAP_EM * font);
+      if (free) placed.push({ value, text, half, middle });
+    }
+    this.#labels.replaceChildren(
+      ...placed.map(({ value, text }) => {
+        const label = element("span", { className: isPivot(value) ? "label at-pivot" : "label" }, text);
+        label.style.left = this.#percent(value);
+        return label;
+      }),
+    );
+  }
+}

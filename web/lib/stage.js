@@ -1,0 +1,123 @@
+/** The picture above the slider: cross-fades two levels, and compares them with the pivot beside a divider. */
+
+import { element, icon, onDrag } from "./dom.js";
+
+const DIVIDER_STEP = 0.05;
+const CLICK_PX = 3;
+
+export class Stage {
+  #canvas = element("canvas", { role: "img" });
+  #context = this.#canvas.getContext("2d", { alpha: false });
+  #left = element("span", { className: "tag tag-left" });
+  #right = element("span", { className: "tag tag-right" });
+  #divider = element(
+    "div",
+    {
+      className: "divider",
+      role: "separator",
+      tabIndex: 0,
+      ariaLabel: "Divider between the pivot and the current picture",
+      ariaOrientation: "vertical",
+      ariaValueMin: "0",
+      ariaValueMax: "100",
+    },
+    element("span", { className: "grip" }, icon("M6 4.5 2.5 8 6 11.5M10 4.5 13.5 8 10 11.5")),
+  );
+  #split = 0.5;
+
+  /**
+   * @param {() => boolean} mayStart whether a press may start a drag now
+   * @param {(fraction: number | null, width: number) => void} onScrub how far a drag on the picture has come, as
+   *     a share of its width on screen; null at its start
+   * @param {() => void} onScrubbed at the end of such a drag
+   * @param {() => void} onChange the divider moved: draw again
+   * @param {() => void} onToggle compare, or stop comparing
+   */
+  constructor({ mayStart, onScrub, onScrubbed, onChange, onToggle }) {
+    this.onChange = onChange;
+    this.frame = element("div", { className: "frame" }, this.#canvas, this.#left, this.#right, this.#divider);
+    this.element = element("div", { className: "stage" }, this.frame);
+    this.comparing = false;
+    let start = 0;
+    let isDrag = false;
+    onDrag(this.frame, mayStart, {
+      onStart: (event) => {
+        start = event.clientX;
+        isDrag = false;
+        onScrub(null, 0);
+        if (event.target.closest(".divider")) this.#divider.focus({ preventScroll: true });
+      },
+      onMove: (event) => {
+        // A click's tremor is no drag, or double-clicks would move the picture.
+        isDrag ||= Math.abs(event.clientX - start) >= CLICK_PX;
+        if (!isDrag) return;
+        const { left, width } = this.frame.getBoundingClientRect();
+        if (this.comparing) this.#moveDivider((event.clientX - left) / width);
+        else onScrub((event.clientX - start) / width, width);
+      },
+      onEnd: onScrubbed,
+    });
+    this.frame.addEventListener("dblclick", (event) => {
+      event.stopPropagation();
+      onToggle();
+    });
+    this.#divider.addEventListener("keydown", (event) => this.#onKey(event));
+    this.#showSplit();
+  }
+
+  set comparing(on) {
+    this.element.classList.toggle("comparing", on);
+  }
+
+  get comparing() {
+    return this.element.classList.contains("comparing");
+  }
+
+  /** The size of the pictures; the frame takes their shape. */
+  setSize(width, height) {
+    this.#canvas.width = width;
+    this.#canvas.height = height;
+    this.element.style.setProperty("--ratio", width / height);
+  }
+
+  setTexts({ picture, left, right }) {
+    this.#canvas.setAttribute("aria-label", picture);
+    this.#left.textContent = left;
+    this.#right.textContent = right;
+  }
+
+  /** Draw `upper` over `lower` with opacity `mix`; when comparing, `reference` left of the divider. */
+  draw(lower, upper, mix, reference) {
+    const context = this.#context;
+    const { width, height } = this.#canvas;
+    context.drawImage(lower, 0, 0);
+    if (mix > 0 && upper !== lower) {
+      context.globalAlpha = mix;
+      context.drawImage(upper, 0, 0);
+      context.globalAlpha = 1;
+    }
+    const left = Math.round(this.#split * width);
+    if (this.comparing && reference && left > 0) {
+      context.drawImage(reference, 0, 0, left, height, 0, 0, left, height);
+    }
+  }
+
+  #moveDivider(split) {
+    this.#split = Math.min(Math.max(split, 0), 1);
+    this.#showSplit();
+    this.onChange();
+  }
+
+  #showSplit() {
+    this.#divider.style.left = `${100 * this.#split}%`;
+    this.#divider.setAttribute("aria-valuenow", Math.round(100 * this.#split));
+  }
+
+  #onKey(event) {
+    const steps = { ArrowLeft: -DIVIDER_STEP, ArrowRight: DIVIDER_STEP, Home: -1, End: 1 };
+    if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.#moveDivider(this.#split + steps[event.key]);
+  }
+}

@@ -1,0 +1,216 @@
+/** The look of the sweep view; adopted by its shadow root only, so that nothing of it reaches the page. */
+
+export const sheet = new CSSStyleSheet();
+
+// Every size is in em, and em follows the node's width: a wider node has larger text.
+sheet.replaceSync(`
+:host {
+  --text: var(--input-text, #ddd);
+  --muted: color-mix(in srgb, var(--text) 62%, transparent);
+  --line: color-mix(in srgb, var(--text) 26%, transparent);
+  --control: color-mix(in srgb, var(--text) 9%, transparent);
+  --accent: var(--p-primary-color, #3b82f6);
+  --pivot: color-mix(in srgb, #f59e0b 80%, var(--text));
+  container-type: inline-size;
+  display: block;
+  box-sizing: border-box;
+  height: 100%;
+  min-height: 220px;
+  color: var(--text);
+  font-family: Inter, system-ui, sans-serif;
+  user-select: none;
+  -webkit-user-select: none;
+}
+* { box-sizing: border-box; }
+[hidden] { display: none !important; }
+
+.view {
+  display: flex;
+  flex-direction: column;
+  height: 100%;
+  min-height: inherit;
+  font-size: clamp(11px, 3.1cqw, 20px);
+  line-height: 1.25;
+}
+
+.stage {
+  --ratio: 1;
+  container-type: size;
+  position: relative;
+  /* Where the node has no height of its own, the pictures' shape gives one. */
+  flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw);
+  min-height: 8em;
+  display: grid;
+  place-items: center;
+}
+.frame {
+  position: relative;
+  width: min(100cqw, calc(100cqh * var(--ratio)));
+  aspect-ratio: var(--ratio);
+  border-radius: 0.4em;
+  overflow: hidden;
+  background: var(--control);
+  cursor: ew-resize;
+  touch-action: none;
+}
+canvas { display: block; width: 100%; height: 100%; }
+:host(:is([data-state="empty"], [data-state="gone"])) .frame { display: none; }
+
+.message {
+  position: absolute;
+  inset: 0;
+  display: grid;
+  place-items: center;
+  padding: 2em;
+  border: 1px dashed var(--line);
+  border-radius: 0.4em;
+  color: var(--muted);
+  text-align: center;
+  text-wrap: balance;
+}
+.message:empty { display: none; }
+.progress, .said, .tag {
+  position: absolute;
+  padding: 0.2em 0.6em;
+  border-radius: 0.35em;
+  background: rgb(0 0 0 / 0.62);
+  color: #fff;
+  font-size: 0.9em;
+  font-variant-numeric: tabular-nums;
+  pointer-events: none;
+  white-space: nowrap;
+}
+.progress { top: 0.6em; right: 0.6em; }
+.said { bottom: 0.8em; left: 50%; translate: -50%; max-width: 94%; white-space: normal; text-align: center; }
+.said:empty { display: none; }
+
+.tag { display: none; top: 0.6em; max-width: 46%; overflow: hidden; text-overflow: ellipsis; }
+.tag-left { left: 0.6em; }
+.tag-right { right: 0.6em; }
+.divider { display: none; }
+.comparing .tag { display: block; }
+.comparing .divider {
+  display: block;
+  position: absolute;
+  top: 0;
+  bottom: 0;
+  width: 2em;
+  translate: -50%;
+  cursor: col-resize;
+  outline: none;
+}
+.divider::before {
+  content: "";
+  position: absolute;
+  inset: 0 calc(50% - 1px);
+  background: #fff;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35);
+}
+.grip {
+  position: absolute;
+  top: 50%;
+  left: 50%;
+  translate: -50% -50%;
+  display: grid;
+  width: 2em;
+  height: 2em;
+  padding: 0.35em;
+  border-radius: 50%;
+  background: #fff;
+  color: #222;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35), 0 0.1em 0.5em rgb(0 0 0 / 0.4);
+}
+.divider:focus-visible .grip { outline: 2px solid var(--accent); outline-offset: 2px; }
+
+.panel { flex: none; padding: 0.3em 0.2em 0; transition: opacity 0.15s; }
+.panel.off { opacity: 0.35; }
+
+.slider {
+  padding: 0 0.75em;
+  border-radius: 0.4em;
+  cursor: pointer;
+  touch-action: none;
+  outline: none;
+}
+.slider[aria-disabled="true"] { cursor: default; }
+.rail { position: relative; height: 2.3em; }
+.track {
+  position: absolute;
+  inset: calc(50% - 0.14em) 0 auto;
+  height: 0.28em;
+  border-radius: 1em;
+  background: var(--line);
+}
+.fill { height: 100%; border-radius: inherit; background: var(--accent); }
+.slider[aria-disabled="true"] .fill { visibility: hidden; }
+.tick {
+  position: absolute;
+  top: calc(50% + 0.36em);
+  width: 1px;
+  height: 0.42em;
+  translate: -50%;
+  background: var(--muted);
+}
+.pivot-mark {
+  position: absolute;
+  top: 0.05em;
+  width: 0.8em;
+  height: 0.55em;
+  translate: -50%;
+  background: var(--pivot);
+  clip-path: polygon(0 0, 100% 0, 50% 100%);
+}
+.thumb {
+  position: absolute;
+  top: 50%;
+  width: 1.15em;
+  height: 1.15em;
+  translate: -50% -50%;
+  border: 0.2em solid var(--accent);
+  border-radius: 50%;
+  background: #fff;
+  box-shadow: 0 0.05em 0.3em rgb(0 0 0 / 0.45);
+}
+.slider:hover .thumb { box-shadow: 0 0 0 0.3em color-mix(in srgb, var(--accent) 25%, transparent); }
+.slider:focus-visible .thumb { outline: 2px solid var(--accent); outline-offset: 2px; }
+.labels {
+  position: relative;
+  height: 1.1em;
+  margin-top: -0.15em;
+  color: var(--muted);
+  font-size: 0.8em;
+  font-variant-numeric: tabular-nums;
+}
+.label { position: absolute; translate: -50%; white-space: nowrap; }
+.at-pivot { color: var(--pivot); font-weight: 600; }
+
+.row { display: flex; align-items: center; gap: 0.6em; min-height: 2.4em; padding: 0.25em 0.3em 0; }
+.readout { display: flex; flex: 1; align-items: baseline; gap: 0.4em; min-width: 0; white-space: nowrap; }
+.name { color: var(--muted); }
+.number { font-size: 1.5em; font-weight: 600; font-variant-numeric: tabular-nums; user-select: text; }
+.note { overflow: hidden; color: var(--muted); font-size: 0.9em; text-overflow: ellipsis; }
+.note.is-pivot { color: var(--pivot); font-weight: 600; }
+.buttons { display: flex; gap: 0.3em; }
+button, .open {
+  display: grid;
+  place-items: center;
+  width: 2.1em;
+  height: 2.1em;
+  padding: 0;
+  border: 0;
+  border-radius: 0.4em;
+  background: var(--control);
+  color: inherit;
+  font: inherit;
+  cursor: pointer;
+}
+button:hover, .open:hover { background: color-mix(in srgb, var(--text) 18%, transparent); }
+button:focus-visible, .open:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+button:disabled { opacity: 0.35; cursor: default; }
+button[aria-pressed="true"] { background: var(--accent); color: #fff; }
+svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round; stroke-linejoin: round; }
+
+@media (prefers-reduced-motion: reduce) {
+  .panel { transition: none; }
+}
+`);

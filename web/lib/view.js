@@ -1,0 +1,268 @@
+/** One sweep as one picture with a slider: what the node shows. Knows nothing of nodes and graphs. */
+
+import { element, icon } from "./dom.js";
+import { around, clampTo, levelsOf, nearest, plain, written } from "./levels.js";
+import { Pictures } from "./pictures.js";
+import { Slider } from "./slider.js";
+import { Stage } from "./stage.js";
+import { sheet } from "./style.js";
+
+// Time constant of the fade after a key press, in ms.
+const FADE_MS = 60;
+const SAID_MS = 2500;
+const EMPTY = "Queue the graph to look through the sweep.";
+const GONE = "The server no longer has these pictures. Queue the graph again.";
+
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+export class SweepView {
+  #levels = [];
+  #sweep = null;
+  #pictures = null;
+  // Still shown while the pictures of a new run are on their way.
+  #retired = null;
+  #value = 0;
+  #committed = 0;
+  #shown = 0;
+  #scrubFrom = 0;
+  #frame = 0;
+  #lastTime = 0;
+  #sayTimer = 0;
+
+  /**
+   * @param {(file: object) => string} pictureUrl address of a picture for the page
+   * @param {(file: object) => string} originalUrl address of the untouched file
+   * @param {() => boolean} mayStart whether a press may start a drag now
+   * @param {(value: number) => void} onPlace the user has turned to another value
+   */
+  constructor({ pictureUrl, originalUrl, mayStart, onPlace }) {
+    this.pictureUrl = pictureUrl;
+    this.originalUrl = originalUrl;
+    this.onPlace = onPlace;
+    this.stage = new Stage({
+      mayStart: () => this.#levels.length > 0 && mayStart(),
+      onScrub: (fraction, width) => this.#scrub(fraction, width),
+      onScrubbed: () => this.#commit(),
+      onChange: () => this.#redraw(),
+      onToggle: () => this.#toggleCompare(),
+    });
+    this.slider = new Slider({
+      onInput: (value, { smooth }) => this.#turnTo(value, smooth),
+      onCommit: () => this.#commit(),
+      mayStart,
+    });
+    this.#build();
+    this.slider.setLevels([], "blur", null);
+    this.slider.moveThumb(0);
+    this.#setState("empty", EMPTY);
+  }
+
+  #build() {
+    this.name = element("span", { className: "name" });
+    this.number = element("span", { className: "number" });
+    this.note = element("span", { className: "note" });
+    this.message = element("div", { className: "message" });
+    this.said = element("div", { className: "said", role: "status" });
+    this.progress = element("div", { className: "progress", hidden: true });
+    const button = (className, label, path, onClick) => {
+      const made = element("button", { className, type: "button", title: label, ariaLabel: label }, icon(path));
+      made.addEventListener("click", onClick);
+      return made;
+    };
+    this.compareButton = button("compare", "Compare with the pivot (double-click)", "M8 1.5v13M2 3.5h4v9H2zM10 3.5h4v9h-4z", () =>
+      this.#toggleCompare(),
+    );
+    this.copyButton = button("copy", "Copy the value", "M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3", () => this.#copy());
+    this.openLink = element("a", { className: "open", target: "_blank", rel: "noopener" }, icon("M6.5 3H3v10h10V9.5M9 2.5h4.5V7M13.5 2.5 7.5 8.5"));
+    const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
+    const buttons = element("div", { className: "buttons" }, this.compareButton, this.openLink, this.copyButton);
+    this.stage.element.append(this.message, this.progress, this.said);
+    const panel = element("div", { className: "panel" }, this.slider.element, element("div", { className: "row" }, readout, buttons));
+    this.panel = panel;
+    this.element = element("div");
+    const root = this.element.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [sheet];
+    root.append(element("div", { className: "view" }, this.stage.element, panel));
+    root.addEventListener("keydown", (event) => this.#onKey(event));
+  }
+
+  /** Show what the node sent; `place` is the value to start at, undefined for the pivot. */
+  show(sweep, place) {
+    this.#levels = levelsOf(sweep);
+    this.#sweep = sweep;
+    const start = place ?? this.#reference.value;
+    this.#value = this.#shown = this.#committed = clampTo(this.#levels, start);
+    if (this.#pictures?.loaded) {
+      this.#retired?.close();
+      this.#retired = this.#pictures;
+    } else {
+      this.#pictures?.close();
+    }
+    const urls = this.#levels.map((level) => this.pictureUrl(level.file));
+    const pictures = new Pictures(urls, sweep, () => pictures === this.#pictures && this.#arrived());
+    this.#pictures = pictures;
+    this.slider.setLevels(this.#levels, sweep.name, sweep.pivot);
+    this.stage.comparing &&= this.#levels.length > 1;
+    this.compareButton.disabled = this.#levels.length < 2;
+    this.compareButton.ariaPressed = String(this.stage.comparing);
+    this.#setState("loading", "");
+    pictures.load(nearest(this.#levels, this.#value));
+    this.#showValue();
+    this.#redraw();
+  }
+
+  /** Height over width of the pictures, undefined while there are none. */
+  get tallness() {
+    return this.#sweep ? this.#sweep.height / this.#sweep.width : undefined;
+  }
+
+  dispose() {
+    cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#sayTimer);
+    this.#retired?.close();
+    this.#pictures?.close();
+  }
+
+  get #reference() {
+    return this.#levels.find((level) => level.reference);
+  }
+
+  #arrived() {
+    const pictures = this.#pictures;
+    if (pictures.loaded && this.#retired) {
+      this.#retired.close();
+      this.#retired = null;
+    }
+    if (pictures.failed === pictures.urls.length) {
+      this.#setState("gone", GONE);
+      return;
+    }
+    this.#setState(pictures.complete ? "ready" : "loading", "");
+    this.#redraw();
+  }
+
+  #setState(state, message) {
+    this.element.dataset.state = state;
+    this.message.textContent = message;
+    const { loaded = 0, urls = [] } = this.#pictures ?? {};
+    this.progress.hidden = state !== "loading" || loaded === urls.length;
+    this.progress.textContent = `${loaded} / ${urls.length}`;
+    const off = state === "empty" || state === "gone";
+    this.panel.inert = off;
+    this.panel.classList.toggle("off", off);
+  }
+
+  #turnTo(value, smooth) {
+    this.#value = value;
+    if (!smooth || still.matches) this.#shown = value;
+    this.#showValue();
+    this.#redraw();
+  }
+
+  #scrub(fraction, width) {
+    if (fraction === null) {
+      this.#scrubFrom = this.#value;
+      this.slider.focus();
+      return;
+    }
+    if (this.#levels.length < 2) return;
+    const value = clampTo(this.#levels, this.#scrubFrom + fraction * this.slider.span);
+    this.#turnTo(this.slider.attracted(value, width), false);
+  }
+
+  #commit() {
+    if (this.#value === this.#committed) return;
+    this.#committed = this.#value;
+    this.onPlace(this.#value);
+  }
+
+  #showValue() {
+    const { lower, upper, mix } = around(this.#levels, this.#value);
+    const number = written(this.#levels, this.#value);
+    const isPivot = this.#value === this.#sweep.pivot;
+    const between = `between ${plain(this.#levels[lower].value, 2)} and ${plain(this.#levels[upper].value, 2)}`;
+    const note = mix > 0 ? between : isPivot ? "pivot" : "";
+    this.name.textContent = this.#sweep.name;
+    this.number.textContent = number;
+    this.note.textContent = note;
+    this.note.classList.toggle("is-pivot", isPivot);
+    this.slider.setValue(this.#value, `${this.#sweep.name} ${number}${note ? `, ${note}` : ""}`);
+    const near = this.#levels[nearest(this.#levels, this.#value)];
+    const open = `Open the picture of ${near.label} at full size`;
+    this.openLink.href = this.originalUrl(near.file);
+    this.openLink.title = this.openLink.ariaLabel = open;
+    const copy = `Copy ${this.#sweep.name} ${number}`;
+    this.copyButton.title = this.copyButton.ariaLabel = copy;
+    const reference = this.#reference;
+    const isTrue = reference.value === this.#sweep.pivot;
+    this.stage.setTexts({
+      picture: `The scene at ${this.#sweep.name} ${number}`,
+      left: isTrue ? `pivot, ${reference.label}` : reference.label,
+      right: `${this.#sweep.name} ${number}`,
+    });
+  }
+
+  #redraw() {
+    if (!this.#frame) this.#frame = requestAnimationFrame((time) => this.#draw(time));
+  }
+
+  #draw(time) {
+    this.#frame = 0;
+    // A frame after a rest would otherwise jump by the whole rest.
+    const passed = Math.min(time - this.#lastTime, 32);
+    this.#lastTime = time;
+    const tolerance = this.slider.span / 1000;
+    const left = this.#value - this.#shown;
+    this.#shown = Math.abs(left) <= tolerance ? this.#value : this.#value - left * Math.exp(-passed / FADE_MS);
+    this.slider.moveThumb(this.#shown);
+    if (!this.#pictures?.loaded) return;
+    const pictures = this.#pictures;
+    this.#fitStage(pictures);
+    const { lower, upper, mix } = around(this.#levels, this.#shown);
+    const lowerLoaded = pictures.nearestLoaded(lower);
+    const upperLoaded = pictures.at(upper) ? upper : lowerLoaded;
+    const reference = pictures.at(this.#levels.indexOf(this.#reference));
+    this.stage.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, reference);
+    if (this.#shown !== this.#value) this.#redraw();
+  }
+
+  #fitStage({ width, height }) {
+    if (this.fitted?.width === width && this.fitted.height === height) return;
+    this.fitted = { width, height };
+    this.stage.setSize(width, height);
+  }
+
+  #toggleCompare() {
+    if (this.#levels.length < 2) return;
+    this.stage.comparing = !this.stage.comparing;
+    this.compareButton.ariaPressed = String(this.stage.comparing);
+    this.#redraw();
+  }
+
+  #onKey(event) {
+    const leaves = event.key === "Escape" && this.stage.comparing;
+    const toggles = event.key === "Enter" && event.target === this.slider.element;
+    if (!leaves && !toggles) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.#toggleCompare();
+    if (leaves) this.slider.focus();
+  }
+
+  async #copy() {
+    const number = written(this.#levels, this.#value);
+    try {
+      await navigator.clipboard.writeText(number);
+      this.#say(`Copied ${number}`);
+    } catch {
+      // Without https, and away from localhost, a page has no clipboard at all.
+      this.#say(`The browser does not allow copying here: ${number}`);
+    }
+  }
+
+  #say(text) {
+    this.said.textContent = text;
+    clearTimeout(this.#sayTimer);
+    this.#sayTimer = setTimeout(() => (this.said.textContent = ""), SAID_MS);
+  }
+}

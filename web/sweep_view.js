@@ -1,0 +1,141 @@
+/** Puts the sweep view into the node BokehSweepView, in the canvas's and in the page's own node rendering. */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { recall, remember } from "./lib/runs.js";
+import { SweepView } from "./lib/view.js";
+
+const NODE = "BokehSweepView";
+const PLACE = "shown value";
+const FIRST_SIZE = [400, 460];
+const MIN_HEIGHT = 220;
+const STAGE_HEIGHTS = [160, 620];
+
+// The event that brought the output a node is being given; it alone tells the run.
+let lastExecuted = null;
+
+const rootGraph = () => app.rootGraph ?? app.graph;
+
+/** The node's id as the page's table of outputs has it. */
+function locator(node) {
+  return node.graph === rootGraph() ? String(node.id) : `${node.graph.id}:${node.id}`;
+}
+
+function pictureUrl(file) {
+  return api.apiURL(`/view?${new URLSearchParams(file)}`);
+}
+
+/** Let the graph zoom and pan as if the view were not in the way. */
+function passToCanvas(element) {
+  const pass = (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
+  };
+  element.addEventListener("wheel", pass, { passive: false });
+  const passMiddle = (event) => {
+    if (event.button === 1 || event.buttons & 4) pass(event);
+  };
+  for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddle);
+}
+
+/** Chain a callback of a node behind the one that is there. */
+function after(node, name, added) {
+  const before = node[name];
+  node[name] = function (...given) {
+    const result = before?.apply(this, given);
+    added(...given);
+    return result;
+  };
+}
+
+function addView(node) {
+  let isNew = true;
+  const view = new SweepView({
+    pictureUrl: (file) => pictureUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
+    originalUrl: pictureUrl,
+    mayStart: () => !app.canvas.read_only,
+    onPlace: (value) => {
+      if (node.properties[PLACE] === value) return;
+      // Between these two the page looks for changes, so that the place is kept over a reload.
+      app.canvas.emitBeforeChange();
+      node.properties[PLACE] = value;
+      app.canvas.emitAfterChange();
+    },
+  });
+  // The page lets a node's content with this class grow with the node.
+  view.element.classList.add("widget-expands");
+  passToCanvas(view.element);
+  const widget = node.addDOMWidget("sweep view", "bokeh_sweep_view", view.element, {
+    hideOnZoom: false,
+    serialize: false,
+    getMinHeight: () => MIN_HEIGHT,
+  });
+  widget.serialize = false;
+  node.setSize(FIRST_SIZE);
+
+  const show = (output) => {
+    const [sweep] = output?.bokeh_sweep ?? [];
+    if (!sweep) return;
+    view.show(sweep, node.properties[PLACE]);
+    if (isNew) fit(node, view);
+    isNew = false;
+  };
+  let shows = 0;
+  node.bokehShow = (output) => {
+    shows++;
+    show(output);
+  };
+  after(node, "onExecuted", (output) => {
+    node.bokehShow(output);
+    // The page's listeners have no order to rely on; all have run by then.
+    queueMicrotask(() => {
+      if (lastExecuted?.output === output) remember(address(node), lastExecuted.prompt_id, lastExecuted.node);
+    });
+  });
+  after(node, "onConfigure", () => {
+    isNew = false;
+    const asked = shows;
+    // Only a node that sits in its graph has an address.
+    queueMicrotask(async () => {
+      if (!node.graph) return;
+      const output = await recall(address(node));
+      if (shows === asked) show(output);
+    });
+  });
+  after(node, "onRemoved", () => view.dispose());
+}
+
+/** The node's name over reloads: its workflow and its place in it. */
+function address(node) {
+  return `${rootGraph().id}/${locator(node)}`;
+}
+
+/** Give a node that nobody has sized yet the shape of its pictures. */
+function fit(node, view) {
+  const { clientWidth, clientHeight } = view.stage.element;
+  if (!clientWidth) return;
+  const [least, most] = STAGE_HEIGHTS;
+  const wanted = Math.min(Math.max(clientWidth * view.tallness, least), most);
+  node.setSize([node.size[0], Math.round(node.size[1] + wanted - clientHeight)]);
+}
+
+app.registerExtension({
+  name: "Bokeh.SweepView",
+  setup() {
+    api.addEventListener("executed", ({ detail }) => (lastExecuted = detail));
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addView(node);
+  },
+  /** The page has outputs of an earlier run: another tab's workflow, or one from the history. */
+  onNodeOutputsUpdated(outputs) {
+    const visit = (graph) => {
+      for (const node of graph.nodes) {
+        if (node.comfyClass === NODE && outputs[locator(node)]) node.bokehShow?.(outputs[locator(node)]);
+      }
+    };
+    visit(rootGraph());
+    for (const subgraph of rootGraph().subgraphs?.values() ?? []) visit(subgraph);
+  },
+});
