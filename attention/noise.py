@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -28,6 +29,11 @@ class SharedNoise(TorchFunctionMode):
         self.rows = len(source)
         self.scenes = max(source) + 1
         self.source = torch.tensor(source)
+        self.thread: int | None = None
+
+    def __enter__(self):
+        self.thread = threading.get_ident()
+        return super().__enter__()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -51,6 +57,10 @@ class SharedNoise(TorchFunctionMode):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Suspend inside the model's own forward: nothing there is sampler noise, and compilers stay clear."""
+        # Hosts with several GPUs call the model from threads of their own, where it was never active.
+        if threading.get_ident() != self.thread:
+            yield
+            return
         self.__exit__(None, None, None)
         try:
             yield

@@ -118,10 +118,10 @@ class Hooks:
         if tuple(range(len(rows))) != rows.noise:
             noise = noise[list(rows.noise)]
             run.shared_noise = SharedNoise(rows.noise)
-        run.noise = noise
+        run.noise = noise if not rows.pinned or noise.any() else _noise_of_seed(noise, rows, seed)
         if len(rows) > rows.targets:
             latent_image = latent_image[list(rows.latents)]
-            if denoise_mask is not None and denoise_mask.shape[0] == rows.targets:
+            if denoise_mask is not None and denoise_mask.ndim > 2 and denoise_mask.shape[0] == rows.targets:
                 denoise_mask = denoise_mask[list(rows.latents)]
             callback = _without_pivots(callback, rows.targets)
             if "latent_shapes" in kwargs:
@@ -287,6 +287,14 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
     else:
         out = grounded_attention(attention, q, k, v, call.grounding, mask)
     return out + call.bias[place].to(out.dtype)
+
+
+def _noise_of_seed(noise: Tensor, rows: Rows, seed: int) -> Tensor:
+    """The noise that ``seed`` starts from, for the later of two sampler nodes: it adds none itself, but a pivot
+    that follows a given latent needs at every level the noise that the first one started from."""
+    scenes = max(rows.noise) + 1
+    drawn = torch.randn((scenes, *noise.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    return drawn[list(rows.noise)]
 
 
 def _take(value: Any, index: Tensor, size: int) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
@@ -298,8 +299,8 @@ def lpips(images: Tensor, reference: Tensor, network: nn.Module) -> Tensor:
     if scale > 1:
         size = [math.ceil(scale * side) for side in x.shape[2:]]
         x, y = (F.interpolate(p, size=size, mode="bilinear") for p in (x, y))
-    network = network.to(x.device)
-    return network(x, y.expand_as(x), normalize=True).flatten()
+    # The reference alone in its batch: the network works it out once and broadcasts.
+    return network.to(x.device)(x, y, normalize=True).flatten()
 
 
 def alignment(images: Tensor, reference: Tensor) -> Tensor:
@@ -361,6 +362,7 @@ def _blur_stack(images: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     return stack, mean, (_windows(stack.square()) - mean.square()).clamp(min=0)
 
 
+@lru_cache(maxsize=8)
 def _gaussians(side: int) -> Tensor:
     """Gaussian blurs of a line of ``side`` pixels, mirrored at its ends, as matrices [sigmas, side, side]."""
     position = torch.arange(-side, 2 * side)

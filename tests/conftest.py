@@ -81,5 +81,6 @@ def server(tmp_path_factory):
     """The real server with this pack in it, one for all tests; its models folder starts empty."""
     from host_server import HostServer
 
-    with HostServer(tmp_path_factory.mktemp("server")) as server:
+    # Offline: a test that downloads brings a hub of its own.
+    with HostServer(tmp_path_factory.mktemp("server"), environment={"HF_HUB_OFFLINE": "1"}) as server:
         yield server

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -117,6 +119,22 @@ def test_shared_noise_draws_one_row_for_a_scene_whatever_the_batch():
     for noise in draw(4, (0, 1, 0, 1)):
         assert torch.equal(noise[:2], noise[2:])
         assert not torch.equal(noise[0], noise[1])
+
+
+def test_shared_noise_can_be_paused_from_another_thread():
+    """Hosts with several GPUs call the model from threads of their own."""
+    drawn = []
+
+    def call_the_model():
+        with shared.paused():
+            drawn.append(torch.randn(3, 2))
+
+    with SharedNoise((0, 0, 0)) as shared:
+        thread = threading.Thread(target=call_the_model)
+        thread.start()
+        thread.join()
+        assert torch.equal(*torch.randn(3, 2)[:2])
+    assert not torch.equal(*drawn[0][:2])
 
 
 def test_shared_noise_leaves_other_draws_and_paused_calls_alone():

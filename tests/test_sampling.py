@@ -214,6 +214,41 @@ def test_a_given_latent_is_noised_to_the_level_of_every_call(golden, adapter):
         torch.testing.assert_close(row, sigma * noise + (1 - sigma) * clean)
 
 
+def test_a_given_latent_keeps_its_noise_in_the_second_of_two_samplers(golden, adapter):
+    photo = torch.randn(golden.latent()["samples"].shape, generator=torch.Generator().manual_seed(4))
+    model, latent, _ = swept(golden, adapter, "5, 25", Pivot(5.0, 1.0, photo))
+    common = {"model": model, "noise_seed": 3, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+    common |= {"positive": golden.positive(), "negative": golden.positive()}
+    (whole,) = run_node(
+        "KSamplerAdvanced",
+        **common,
+        latent_image=latent,
+        add_noise="enable",
+        start_at_step=0,
+        end_at_step=4,
+        return_with_leftover_noise="disable",
+    )
+    (half,) = run_node(
+        "KSamplerAdvanced",
+        **common,
+        latent_image=latent,
+        add_noise="enable",
+        start_at_step=0,
+        end_at_step=2,
+        return_with_leftover_noise="enable",
+    )
+    (rest,) = run_node(
+        "KSamplerAdvanced",
+        **common,
+        latent_image=half,
+        add_noise="disable",
+        start_at_step=2,
+        end_at_step=4,
+        return_with_leftover_noise="disable",
+    )
+    assert relative_error(rest["samples"], whole["samples"]) <= 1e-4
+
+
 def test_a_pivot_latent_of_another_size_is_refused_naming_both(golden, adapter):
     (pivot,) = run_node("BokehPivot", blur=5.0, grounding=0.8, latent={"samples": torch.zeros(1, 16, 8, 10)})
     model, latent, _ = swept(golden, adapter, "5, 25", pivot)

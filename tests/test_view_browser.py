@@ -385,8 +385,9 @@ def test_copies_the_value(browser, server, settings):
 def test_says_when_the_clipboard_is_refused(view):
     view.run()
     devtools = view.host.context.new_cdp_session(view.page)
-    permission = {"name": "clipboard-write", "allowWithoutSanitization": False}
-    devtools.send("Browser.setPermission", {"permission": permission, "setting": "denied"})
+    visit = devtools.send("Target.getTargetInfo")["targetInfo"]["browserContextId"]
+    denied = {"permission": {"name": "clipboard-write"}, "setting": "denied", "browserContextId": visit}
+    devtools.send("Browser.setPermission", denied)
     view.element.get_by_role("button", name="Copy").click()
     expect(view.element.get_by_role("status")).to_have_text("The browser does not allow copying here: 15")
 
@@ -432,27 +433,43 @@ def test_the_wheel_over_the_view_zooms_the_graph(view):
     view.page.wait_for_function("(before) => window.app.canvas.ds.scale > before", arg=before)
 
 
-@both_renderers
-@pytest.mark.parametrize("scale", [0.25, 2.5])
+# Further out the page's own rendering lets no node content take the mouse.
+@pytest.mark.parametrize(
+    ("settings", "scale"), [("canvas", 0.25), ("canvas", 2.5), ("vue", 0.6), ("vue", 2.5)], indirect=["settings"]
+)
 def test_follows_the_mouse_at_any_zoom(view, scale):
     view.run()
-    view.page.evaluate("(scale) => { window.app.canvas.ds.scale = scale; }", scale)
-    middle = {"x": 640, "y": 500}
-    for _ in range(2):
-        # The first round can start with the node out of sight, where the page hides its content.
-        view.page.evaluate(
-            """([middle, scale]) => {
-                 const { canvas } = window.app, [node] = canvas.graph.nodes.filter((node) => node.id === 3);
-                 const [x, y] = node.pos, [width, height] = node.size;
-                 canvas.ds.offset = [middle.x / scale - x - width / 2, middle.y / scale - y - height];
-                 canvas.setDirty(true, true);
-               }""",
-            [middle, scale],
-        )
-        view.page.wait_for_timeout(300)
-    expect(view.slider).to_be_in_viewport()
+    zoom_to(view, scale)
     view.drag(0.5, 22 / 30)
     view.expect_value(22, "blur 22")
+
+
+def zoom_to(view: View, scale: float) -> None:
+    """Zoom the graph, with the lower edge of the view's node near the middle of the window."""
+    view.page.evaluate(
+        """(scale) => {
+             const { canvas } = window.app, { pos, size } = canvas.graph.getNodeById(3);
+             canvas.ds.scale = scale;
+             canvas.ds.offset = [640 / scale - pos[0] - size[0] / 2, 500 / scale - pos[1] - size[1]];
+             canvas.setDirty(true, true);
+           }""",
+        scale,
+    )
+    expect(view.slider).to_be_in_viewport()
+    # The page moves the node's content some frames later.
+    view.page.wait_for_timeout(500)
+
+
+@both_renderers
+def test_text_grows_when_the_graph_is_far_away(view):
+    view.run()
+    sizes = []
+    for scale in (1, 0.5, 0.25):
+        zoom_to(view, scale)
+        sizes.append(view.element.locator(".number").evaluate("(text) => parseFloat(getComputedStyle(text).fontSize)"))
+    assert sizes[0] < sizes[1] < sizes[2]
+    stage, panel = (view.element.locator(part).bounding_box() for part in (".stage", ".panel"))
+    assert stage["y"] + stage["height"] <= panel["y"] + 1
 
 
 def test_says_when_the_server_lost_the_pictures(view, server):

@@ -8,8 +8,11 @@ import { SweepView } from "./lib/view.js";
 const NODE = "BokehSweepView";
 const PLACE = "shown value";
 const FIRST_SIZE = [400, 460];
-const MIN_HEIGHT = 220;
+const MIN_HEIGHT = 240;
 const STAGE_HEIGHTS = [160, 620];
+const ZOOM_CHECK_MS = 200;
+
+const views = new Set();
 
 // The event that brought the output a node is being given; it alone tells the run.
 let lastExecuted = null;
@@ -103,7 +106,11 @@ function addView(node) {
       if (shows === asked) show(output);
     });
   });
-  after(node, "onRemoved", () => view.dispose());
+  views.add(view);
+  after(node, "onRemoved", () => {
+    views.delete(view);
+    view.dispose();
+  });
 }
 
 /** The node's name over reloads: its workflow and its place in it. */
@@ -124,6 +131,10 @@ app.registerExtension({
   name: "Bokeh.SweepView",
   setup() {
     api.addEventListener("executed", ({ detail }) => (lastExecuted = detail));
+    // The page has no event for zooming that both renderings send.
+    setInterval(() => {
+      for (const view of views) view.setZoom(app.canvas.ds.scale);
+    }, ZOOM_CHECK_MS);
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addView(node);

@@ -8,8 +8,8 @@ const CLICK_PX = 3;
 export class Stage {
   #canvas = element("canvas", { role: "img" });
   #context = this.#canvas.getContext("2d", { alpha: false });
-  #left = element("span", { className: "tag tag-left" });
-  #right = element("span", { className: "tag tag-right" });
+  #left = element("span", { className: "tag" });
+  #right = element("span", { className: "tag" });
   #divider = element(
     "div",
     {
@@ -35,7 +35,9 @@ export class Stage {
    */
   constructor({ mayStart, onScrub, onScrubbed, onChange, onToggle }) {
     this.onChange = onChange;
-    this.frame = element("div", { className: "frame" }, this.#canvas, this.#left, this.#right, this.#divider);
+    const left = element("div", { className: "side left" }, this.#left);
+    const right = element("div", { className: "side right" }, this.#right);
+    this.frame = element("div", { className: "frame" }, this.#canvas, left, right, this.#divider);
     this.element = element("div", { className: "stage" }, this.frame);
     this.comparing = false;
     let start = 0;
@@ -109,7 +111,7 @@ export class Stage {
   }
 
   #showSplit() {
-    this.#divider.style.left = `${100 * this.#split}%`;
+    this.frame.style.setProperty("--split", `${100 * this.#split}%`);
     this.#divider.setAttribute("aria-valuenow", Math.round(100 * this.#split));
   }
 

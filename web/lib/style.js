@@ -15,7 +15,7 @@ sheet.replaceSync(`
   display: block;
   box-sizing: border-box;
   height: 100%;
-  min-height: 220px;
+  min-height: 240px;
   color: var(--text);
   font-family: Inter, system-ui, sans-serif;
   user-select: none;
@@ -29,7 +29,7 @@ sheet.replaceSync(`
   flex-direction: column;
   height: 100%;
   min-height: inherit;
-  font-size: clamp(11px, 3.1cqw, 20px);
+  font-size: calc(clamp(11px, 3.1cqw, 20px) * var(--enlarge, 1));
   line-height: 1.25;
 }
 
@@ -39,7 +39,7 @@ sheet.replaceSync(`
   position: relative;
   /* Where the node has no height of its own, the pictures' shape gives one. */
   flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw);
-  min-height: 8em;
+  min-height: 80px;
   display: grid;
   place-items: center;
 }
@@ -84,14 +84,19 @@ canvas { display: block; width: 100%; height: 100%; }
 .said { bottom: 0.8em; left: 50%; translate: -50%; max-width: 94%; white-space: normal; text-align: center; }
 .said:empty { display: none; }
 
-.tag { display: none; top: 0.6em; max-width: 46%; overflow: hidden; text-overflow: ellipsis; }
-.tag-left { left: 0.6em; }
-.tag-right { right: 0.6em; }
+/* The divider wipes the names away as it wipes the pictures. */
+.side { display: none; position: absolute; top: 0; height: 100%; overflow: hidden; pointer-events: none; }
+.side.left { left: 0; width: var(--split); }
+.side.right { left: var(--split); right: 0; }
+.comparing .side { display: block; }
+.tag { top: 0.6em; }
+.left .tag { left: 0.6em; }
+.right .tag { right: 0.6em; }
 .divider { display: none; }
-.comparing .tag { display: block; }
 .comparing .divider {
   display: block;
   position: absolute;
+  left: var(--split);
   top: 0;
   bottom: 0;
   width: 2em;

@@ -9,9 +9,18 @@ import { sheet } from "./style.js";
 
 // Time constant of the fade after a key press, in ms.
 const FADE_MS = 60;
+// Zoomed out further than to this scale, text would become too small to read.
+const READABLE_SCALE = 0.75;
+const MAX_ENLARGED = 2.2;
 const SAID_MS = 2500;
 const EMPTY = "Queue the graph to look through the sweep.";
 const GONE = "The server no longer has these pictures. Queue the graph again.";
+
+const ICONS = {
+  compare: "M8 1.5v13M2 3.5h4v9H2zM10 3.5h4v9h-4z",
+  copy: "M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3",
+  open: "M6.5 3H3v10h10V9.5M9 2.5h4.5V7M13.5 2.5 7.5 8.5",
+};
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -69,20 +78,21 @@ export class SweepView {
       made.addEventListener("click", onClick);
       return made;
     };
-    this.compareButton = button("compare", "Compare with the pivot (double-click)", "M8 1.5v13M2 3.5h4v9H2zM10 3.5h4v9h-4z", () =>
+    this.compareButton = button("compare", "Compare with the pivot (double-click)", ICONS.compare, () =>
       this.#toggleCompare(),
     );
-    this.copyButton = button("copy", "Copy the value", "M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3", () => this.#copy());
-    this.openLink = element("a", { className: "open", target: "_blank", rel: "noopener" }, icon("M6.5 3H3v10h10V9.5M9 2.5h4.5V7M13.5 2.5 7.5 8.5"));
+    this.copyButton = button("copy", "Copy the value", ICONS.copy, () => this.#copy());
+    this.openLink = element("a", { className: "open", target: "_blank", rel: "noopener" }, icon(ICONS.open));
     const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
     const buttons = element("div", { className: "buttons" }, this.compareButton, this.openLink, this.copyButton);
-    this.stage.element.append(this.message, this.progress, this.said);
-    const panel = element("div", { className: "panel" }, this.slider.element, element("div", { className: "row" }, readout, buttons));
-    this.panel = panel;
+    this.stage.element.append(this.message);
+    this.stage.frame.append(this.progress, this.said);
+    const row = element("div", { className: "row" }, readout, buttons);
+    this.panel = element("div", { className: "panel" }, this.slider.element, row);
     this.element = element("div");
     const root = this.element.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet];
-    root.append(element("div", { className: "view" }, this.stage.element, panel));
+    root.append(element("div", { className: "view" }, this.stage.element, this.panel));
     root.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
@@ -109,6 +119,12 @@ export class SweepView {
     pictures.load(nearest(this.#levels, this.#value));
     this.#showValue();
     this.#redraw();
+  }
+
+  /** Enlarge the text when the graph is seen from far away; in steps, so that it rests while the zoom moves. */
+  setZoom(scale) {
+    const enlarged = Math.min(Math.max(READABLE_SCALE / scale, 1), MAX_ENLARGED);
+    this.element.style.setProperty("--enlarge", Math.round(enlarged * 5) / 5);
   }
 
   /** Height over width of the pictures, undefined while there are none. */

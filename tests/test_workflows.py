@@ -1,0 +1,83 @@
+"""The example workflows: they load in the real page without a word of complaint, and the server takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from page import HostPage, chromium
+from PIL import Image
+from places import WORKFLOWS
+
+EXAMPLES = sorted(WORKFLOWS.glob("*.json"))
+
+
+def nodes_of(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["nodes"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def model_files(server):
+    """Empty files under the names that the examples ask for, so that the page misses none."""
+    for path in EXAMPLES:
+        for node in nodes_of(path):
+            for model in node["properties"].get("models", ()):
+                file = server.models / model["directory"] / model["name"]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+
+
+@pytest.mark.server
+@pytest.mark.browser
+@pytest.mark.usefixtures("model_files")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_loads_in_the_page_and_passes_the_servers_validation(path, browser, server):
+    with HostPage(browser, server) as page:
+        page.load(path)
+        page.page.wait_for_timeout(1000)
+        assert page.page.locator("[role=dialog], .p-toast-message").all_inner_texts() == []
+        prompt = page.prompt()
+    info = server.client.object_info()
+    active = {str(node["id"]): node for node in nodes_of(path) if node["type"] != "MarkdownNote"}
+    assert prompt.keys() == active.keys()
+    for key, node in active.items():
+        assert prompt[key]["class_type"] == node["type"]
+        required = info[node["type"]]["input"]["required"]
+        assert required.keys() <= prompt[key]["inputs"].keys()
+    # Refused graphs raise here, with the server's own words.
+    server.client.queue(prompt)
+    server.client.request("POST", "/queue", {"clear": True})
+    server.client.interrupt()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_is_arranged_for_people(path):
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        assert thumbnail.format == "JPEG"
+        assert min(thumbnail.size) > 200
+    assert [node["type"] for node in workflow["nodes"]].count("MarkdownNote") == 1
+    assert workflow["groups"]
+    boxes = [(*node["pos"], *node["size"]) for node in workflow["nodes"]]
+    for x, y, width, height in boxes:
+        overlapping = [other for other in boxes if x < other[0] < x + width and y < other[1] < y + height]
+        assert not overlapping
+    loaders = [node for node in workflow["nodes"] if node["type"] in ("UNETLoader", "DualCLIPLoader", "VAELoader")]
+    for node in loaders:
+        hinted = {model["name"] for model in node["properties"]["models"]}
+        named = {value for value in node["widgets_values"] if str(value).endswith((".safetensors", ".bin"))}
+        assert hinted == named
+        assert all(model["url"].startswith("https://") for model in node["properties"]["models"])
+
+
+@pytest.mark.server
+def test_the_hosts_template_browser_lists_the_examples(server):
+    listed = server.client.get("/workflow_templates")
+    assert sorted(listed["comfyui-bokeh"]) == [path.stem for path in EXAMPLES]
