@@ -37,7 +37,11 @@ class BokehLoadAdapter(io.ComfyNode):
                     "BokehDepth for FLUX.1-Kontext-dev. Both are for non-commercial use.",
                 )
             ],
-            outputs=[ADAPTER.Output(display_name="adapter", tooltip="Goes into the blur slider or the sweep.")],
+            outputs=[
+                ADAPTER.Output(
+                    display_name="adapter", tooltip="Goes into the blur slider, the sweep or Save Bokeh Adapter."
+                )
+            ],
         )
 
     @classmethod
@@ -87,8 +91,8 @@ class BokehSaveAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "dtype",
                     options=list(_DTYPES),
-                    tooltip="bfloat16 halves a float32 file; FLUX itself usually runs in bfloat16, so "
-                    "nothing is lost in the pictures.",
+                    tooltip="How exactly the numbers are kept. bfloat16 halves a float32 file; FLUX usually runs in "
+                    "bfloat16 anyway, so nothing is lost in the pictures.",
                 ),
             ],
             outputs=[],

@@ -56,8 +56,8 @@ class BokehPivot(io.ComfyNode):
             inputs=[
                 blur_slider(
                     "blur",
-                    "Blur of the pivot picture. Values from 10 to 20 hold a scene best, because they lie near "
-                    "both ends of the range. With a latent: the blur that its picture shows.",
+                    "Blur of the pivot picture. Values from 10 to 20 hold a scene best, because they lie in the middle of "
+                    "the range. With a latent: the blur that its picture shows.",
                     DEFAULT_PIVOT,
                 ),
                 io.Float.Input(
@@ -74,7 +74,7 @@ class BokehPivot(io.ComfyNode):
                     optional=True,
                     tooltip="A finished picture to use as the pivot instead of a generated one: a photo "
                     "through VAE Encode, or an earlier result. It must have the size of the picture that is "
-                    "being sampled.",
+                    "being sampled. In a sweep it costs one extra picture.",
                 ),
             ],
             outputs=[PIVOT.Output(display_name="pivot", tooltip="Goes into the blur slider or the sweep.")],

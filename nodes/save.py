@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..optics.export import ExportError, checked_prefix, explained, find_seed, save_sweep
 from ..optics.sweep import Sweep
-from .schema import SWEEP, schema
+from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 
 class BokehSweepSave(io.ComfyNode):
@@ -28,10 +28,8 @@ class BokehSweepSave(io.ComfyNode):
             description="Saves a sweep into a new folder of the output folder: every picture with its blur in the "
             "name, the contact sheet, an animation through the blurs, and a JSON file with values and measures.",
             inputs=[
-                io.Image.Input(
-                    "images", tooltip="The decoded pictures of the sweep, one for each blur, in the sweep's order."
-                ),
-                SWEEP.Input("sweep", tooltip="From Bokeh Sweep."),
+                io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
                 io.String.Input(
                     "filename_prefix",
                     default="bokeh/sweep",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..optics.sweep import Sweep
-from .schema import SWEEP, schema
+from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 
 class BokehSweepView(io.ComfyNode):
@@ -20,10 +20,8 @@ class BokehSweepView(io.ComfyNode):
             display_name="Bokeh Sweep View",
             description="Shows a sweep as one picture with a slider: turn the blur and look.",
             inputs=[
-                io.Image.Input(
-                    "images", tooltip="The decoded pictures of the sweep, one for each blur, in the sweep's order."
-                ),
-                SWEEP.Input("sweep", tooltip="From Bokeh Sweep."),
+                io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
+                SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
             ],
             outputs=[],
             is_output_node=True,
