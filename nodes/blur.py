@@ -56,8 +56,8 @@ class BokehPivot(io.ComfyNode):
             inputs=[
                 blur_slider(
                     "blur",
-                    "Blur of the pivot picture. Values from 10 to 20 hold a scene best, because they lie in the middle of "
-                    "the range. With a latent: the blur that its picture shows.",
+                    "Blur of the pivot picture. Values from 10 to 20 hold a scene best, because they lie in the middle "
+                    "of the range. With a latent: the blur that its picture shows.",
                     DEFAULT_PIVOT,
                 ),
                 io.Float.Input(

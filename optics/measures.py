@@ -43,7 +43,9 @@ LPIPS_SMALLEST_SIDE = 64
 ALIGNMENT_SIDE = 128
 ALIGNMENT_WINDOW = 16
 ALIGNMENT_SIGMAS = tuple(0.25 * 2 ** (i / 2) for i in range(12))
-# Variance of 1e-4, a fortieth of an 8-bit step: what is flatter has no structure to compare.
+# Some 10 MB each while they are compared, whatever the size of the pictures.
+ALIGNED_AT_ONCE = 8
+# Standard deviation 1e-4, a fortieth of an 8-bit step: what is flatter has no structure to compare.
 ALIGNMENT_FLAT = 1e-8
 DISPLAY_GAMMA = 2.2
 
@@ -225,27 +227,28 @@ def ms_ssim(images: Tensor, reference: Tensor) -> Tensor:
     scales = min(len(SCALE_WEIGHTS), 1 + int(math.log2(min(x.shape[1:]) / WINDOW)))
     weights = torch.tensor(SCALE_WEIGHTS[:scales], device=x.device)
     weights *= sum(SCALE_WEIGHTS) / weights.sum()
-    # One picture at a time: the maps of one stay in the processor's cache.
-    return torch.cat([_multi_scale(x[i : i + 1], y, weights) for i in range(len(x))])
-
-
-def _multi_scale(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     terms = []
-    for scale in range(1, len(weights) + 1):
-        coarsest = scale == len(weights)
+    for scale in range(1, scales + 1):
+        coarsest = scale == scales
         if coarsest:
-            x, y = (F.pad(picture[:, None], (WINDOW // 2,) * 4, mode="reflect")[:, 0] for picture in (x, y))
-        mean_x, mean_y = _smooth(x), _smooth(y)
-        variance_x = (_smooth(x * x) - mean_x.square()).clamp(min=0)
-        variance_y = (_smooth(y * y) - mean_y.square()).clamp(min=0)
-        product = mean_x * mean_y
-        term = (2 * (_smooth(x * y) - product) + C2) / (variance_x + variance_y + C2)
-        if coarsest:
-            term = term * (2 * product + C1) / (mean_x.square() + mean_y.square() + C1)
-        else:
+            x, y = (F.pad(maps[:, None], (WINDOW // 2,) * 4, mode="reflect")[:, 0] for maps in (x, y))
+        mean_y, square_y = _smooth(torch.cat([y, y * y]))
+        # One picture at a time: the maps of one stay in the processor's cache.
+        terms.append(torch.stack([_term(picture, y[0], mean_y, square_y, coarsest) for picture in x]))
+        if not coarsest:
             x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-        terms.append(term.mean((1, 2)).relu())
-    return torch.stack(terms, dim=-1).pow(weights).prod(-1)
+    return torch.stack(terms, dim=-1).relu().pow(weights).prod(-1)
+
+
+def _term(x: Tensor, y: Tensor, mean_y: Tensor, square_y: Tensor, luminance: bool) -> Tensor:
+    """Mean contrast-structure term of SSIM, or the whole SSIM with ``luminance``."""
+    mean_x, square_x, mean_xy = _smooth(torch.stack([x, x * x, x * y]))
+    product, power_x, power_y = mean_x * mean_y, mean_x.square(), mean_y.square()
+    variances = (square_x - power_x).clamp(min=0) + (square_y - power_y).clamp(min=0)
+    term = (2 * (mean_xy - product) + C2) / (variances + C2)
+    if luminance:
+        term = term * (2 * product + C1) / (power_x + power_y + C1)
+    return term.mean()
 
 
 def _smooth(maps: Tensor) -> Tensor:
@@ -324,12 +327,17 @@ def alignment(images: Tensor, reference: Tensor) -> Tensor:
     flat, while a flat one with coarser structure scores about 0.
     """
     luma(images), luma(reference[None])
-    return torch.stack([_aligned(images, reference[None], gamma) for gamma in (1.0, DISPLAY_GAMMA)]).amax(0)
+    scores = []
+    for gamma in (1.0, DISPLAY_GAMMA):
+        target = _blur_stack(reference[None], gamma)
+        parts = images.split(ALIGNED_AT_ONCE)
+        scores.append(torch.cat([_aligned(_blur_stack(part, gamma), target) for part in parts]))
+    return torch.stack(scores).amax(0)
 
 
-def _aligned(images: Tensor, reference: Tensor, gamma: float) -> Tensor:
-    x, mean_x, variance_x = _blur_stack(images, gamma)
-    y, mean_y, variance_y = _blur_stack(reference, gamma)
+def _aligned(images: tuple[Tensor, Tensor, Tensor], reference: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    x, mean_x, variance_x = images
+    y, mean_y, variance_y = reference
     # The scale's step is sqrt(2): entry i + 1 is entry i blurred by sigma_i once more. The first entry is
     # the picture as it is, for windows of equal blur.
     last = len(ALIGNMENT_SIGMAS)

@@ -386,11 +386,10 @@ def _apart(places: list[float], slot: float) -> list[float]:
 
 
 def _evenly_picked(sweep: Sweep) -> list[int]:
-    """At most nine rows, evenly spread over the sweep in the order of their values, the pivot among them."""
+    """At most nine rows, evenly spread over the sweep in the order of their values, the reference among them."""
     order = sorted(range(len(sweep)), key=lambda row: sweep.values[row])
     count = min(MOST_THUMBNAILS, len(order))
     places = [round(i * (len(order) - 1) / max(1, count - 1)) for i in range(count)]
-    if sweep.pivot_row is not None:
-        pivot = order.index(sweep.pivot_row)
-        places[min(range(count), key=lambda i: abs(places[i] - pivot))] = pivot
+    reference = order.index(sweep.reference_row)
+    places[min(range(count), key=lambda i: abs(places[i] - reference))] = reference
     return [order[place] for place in places]

@@ -92,7 +92,7 @@ class View:
     def __init__(self, page: HostPage) -> None:
         self.host = page
         self.page = page.page
-        self.element = self.page.locator("[data-state]")
+        self.element = self.page.locator(".bokeh-sweep-view")
 
     @property
     def slider(self) -> Locator:
@@ -470,6 +470,46 @@ def test_text_grows_when_the_graph_is_far_away(view):
     assert sizes[0] < sizes[1] < sizes[2]
     stage, panel = (view.element.locator(part).bounding_box() for part in (".stage", ".panel"))
     assert stage["y"] + stage["height"] <= panel["y"] + 1
+
+
+def test_a_new_node_takes_the_shape_of_its_pictures(view):
+    view.host.load(workflow(picture="tall6"))
+    view.page.evaluate(
+        """() => {
+             const { graph } = window.app, old = graph.getNodeById(3);
+             const sources = [1, 2].map((id) => graph.getNodeById(id));
+             graph.remove(old);
+             const node = LiteGraph.createNode("BokehSweepView");
+             node.pos = [340, 0];
+             graph.add(node);
+             sources.forEach((source, input) => source.connect(0, node, input));
+           }"""
+    )
+    expect(view.element).to_be_visible()
+    view.host.queue()
+    view.ready()
+    view.page.wait_for_function(
+        """(element) => {
+             const part = (name) => element.shadowRoot.querySelector(name).getBoundingClientRect();
+             return part(".frame").height > 400 && part(".stage").height - part(".frame").height < 2;
+           }""",
+        arg=view.element.element_handle(),
+    )
+
+
+def test_an_older_run_from_the_history(view, server):
+    view.run()
+    runs = set(server.client.get("/history"))
+    view.run(picture="wide2", blurs="5, 25", pivot=5)
+    view.expect_value(5, "blur 5, pivot")
+    newest = (set(server.client.get("/history")) - runs).pop()
+    view.run()
+    # What the page does with a run's outputs after it has loaded the run's workflow.
+    outputs = server.client.get(f"/history/{newest}")[newest]["outputs"]
+    view.page.evaluate("(outputs) => { window.app.nodeOutputs = outputs; }", outputs)
+    view.ready().expect_value(5, "blur 5, pivot")
+    view.press("End")
+    view.expect_grey(grey(1, 2))
 
 
 def test_says_when_the_server_lost_the_pictures(view, server):

@@ -12,7 +12,8 @@ const MIN_HEIGHT = 240;
 const STAGE_HEIGHTS = [160, 620];
 const ZOOM_CHECK_MS = 200;
 
-const views = new Set();
+/** The nodes that sit in a graph: node -> {view, show(output)}. */
+const views = new Map();
 
 // The event that brought the output a node is being given; it alone tells the run.
 let lastExecuted = null;
@@ -69,6 +70,7 @@ function addView(node) {
   // The page lets a node's content with this class grow with the node.
   view.element.classList.add("widget-expands");
   passToCanvas(view.element);
+  // Neither in the workflow's list of values nor in what goes to the server.
   const widget = node.addDOMWidget("sweep view", "bokeh_sweep_view", view.element, {
     hideOnZoom: false,
     serialize: false,
@@ -77,38 +79,35 @@ function addView(node) {
   widget.serialize = false;
   node.setSize(FIRST_SIZE);
 
+  let shows = 0;
   const show = (output) => {
     const [sweep] = output?.bokeh_sweep ?? [];
     if (!sweep) return;
+    shows++;
     view.show(sweep, node.properties[PLACE]);
     if (isNew) fit(node, view);
     isNew = false;
   };
-  let shows = 0;
-  node.bokehShow = (output) => {
-    shows++;
-    show(output);
-  };
   after(node, "onExecuted", (output) => {
-    node.bokehShow(output);
+    show(output);
     // The page's listeners have no order to rely on; all have run by then.
     queueMicrotask(() => {
       if (lastExecuted?.output === output) remember(address(node), lastExecuted.prompt_id, lastExecuted.node);
     });
   });
-  after(node, "onConfigure", () => {
-    isNew = false;
-    const asked = shows;
-    // Only a node that sits in its graph has an address.
+  after(node, "onConfigure", () => (isNew = false));
+  after(node, "onAdded", () => {
+    views.set(node, { view, show });
+    const before = shows;
+    // Its properties and those of its graph are read in after it was added.
     queueMicrotask(async () => {
       if (!node.graph) return;
       const output = await recall(address(node));
-      if (shows === asked) show(output);
+      if (shows === before && views.has(node)) show(output);
     });
   });
-  views.add(view);
   after(node, "onRemoved", () => {
-    views.delete(view);
+    views.delete(node);
     view.dispose();
   });
 }
@@ -133,7 +132,7 @@ app.registerExtension({
     api.addEventListener("executed", ({ detail }) => (lastExecuted = detail));
     // The page has no event for zooming that both renderings send.
     setInterval(() => {
-      for (const view of views) view.setZoom(app.canvas.ds.scale);
+      for (const { view } of views.values()) view.setZoom(app.canvas.ds.scale);
     }, ZOOM_CHECK_MS);
   },
   nodeCreated(node) {
@@ -141,12 +140,8 @@ app.registerExtension({
   },
   /** The page has outputs of an earlier run: another tab's workflow, or one from the history. */
   onNodeOutputsUpdated(outputs) {
-    const visit = (graph) => {
-      for (const node of graph.nodes) {
-        if (node.comfyClass === NODE && outputs[locator(node)]) node.bokehShow?.(outputs[locator(node)]);
-      }
-    };
-    visit(rootGraph());
-    for (const subgraph of rootGraph().subgraphs?.values() ?? []) visit(subgraph);
+    for (const [node, { show }] of views) {
+      if (node.graph) show(outputs[locator(node)]);
+    }
   },
 });

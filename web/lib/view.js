@@ -28,12 +28,12 @@ export class SweepView {
   #levels = [];
   #sweep = null;
   #pictures = null;
-  // Still shown while the pictures of a new run are on their way.
-  #retired = null;
   #value = 0;
   #committed = 0;
   #shown = 0;
   #scrubFrom = 0;
+  #enlarged = 1;
+  #fitted = null;
   #frame = 0;
   #lastTime = 0;
   #sayTimer = 0;
@@ -89,7 +89,7 @@ export class SweepView {
     this.stage.frame.append(this.progress, this.said);
     const row = element("div", { className: "row" }, readout, buttons);
     this.panel = element("div", { className: "panel" }, this.slider.element, row);
-    this.element = element("div");
+    this.element = element("div", { className: "bokeh-sweep-view" });
     const root = this.element.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet];
     root.append(element("div", { className: "view" }, this.stage.element, this.panel));
@@ -102,12 +102,8 @@ export class SweepView {
     this.#sweep = sweep;
     const start = place ?? this.#reference.value;
     this.#value = this.#shown = this.#committed = clampTo(this.#levels, start);
-    if (this.#pictures?.loaded) {
-      this.#retired?.close();
-      this.#retired = this.#pictures;
-    } else {
-      this.#pictures?.close();
-    }
+    // The canvas keeps what was drawn last until the first of the new pictures is there.
+    this.#pictures?.close();
     const urls = this.#levels.map((level) => this.pictureUrl(level.file));
     const pictures = new Pictures(urls, sweep, () => pictures === this.#pictures && this.#arrived());
     this.#pictures = pictures;
@@ -123,8 +119,10 @@ export class SweepView {
 
   /** Enlarge the text when the graph is seen from far away; in steps, so that it rests while the zoom moves. */
   setZoom(scale) {
-    const enlarged = Math.min(Math.max(READABLE_SCALE / scale, 1), MAX_ENLARGED);
-    this.element.style.setProperty("--enlarge", Math.round(enlarged * 5) / 5);
+    const enlarged = Math.round(5 * Math.min(Math.max(READABLE_SCALE / scale, 1), MAX_ENLARGED)) / 5;
+    if (enlarged === this.#enlarged) return;
+    this.#enlarged = enlarged;
+    this.element.style.setProperty("--enlarge", enlarged);
   }
 
   /** Height over width of the pictures, undefined while there are none. */
@@ -135,8 +133,8 @@ export class SweepView {
   dispose() {
     cancelAnimationFrame(this.#frame);
     clearTimeout(this.#sayTimer);
-    this.#retired?.close();
     this.#pictures?.close();
+    this.#pictures = null;
   }
 
   get #reference() {
@@ -145,10 +143,6 @@ export class SweepView {
 
   #arrived() {
     const pictures = this.#pictures;
-    if (pictures.loaded && this.#retired) {
-      this.#retired.close();
-      this.#retired = null;
-    }
     if (pictures.failed === pictures.urls.length) {
       this.#setState("gone", GONE);
       return;
@@ -160,9 +154,9 @@ export class SweepView {
   #setState(state, message) {
     this.element.dataset.state = state;
     this.message.textContent = message;
-    const { loaded = 0, urls = [] } = this.#pictures ?? {};
-    this.progress.hidden = state !== "loading" || loaded === urls.length;
-    this.progress.textContent = `${loaded} / ${urls.length}`;
+    const { loaded = 0, failed = 0, complete = true, urls = [] } = this.#pictures ?? {};
+    this.progress.hidden = complete && !failed;
+    this.progress.textContent = complete ? `${failed} of ${urls.length} pictures are missing` : `${loaded} / ${urls.length}`;
     const off = state === "empty" || state === "gone";
     this.panel.inert = off;
     this.panel.classList.toggle("off", off);
@@ -243,8 +237,8 @@ export class SweepView {
   }
 
   #fitStage({ width, height }) {
-    if (this.fitted?.width === width && this.fitted.height === height) return;
-    this.fitted = { width, height };
+    if (this.#fitted?.width === width && this.#fitted.height === height) return;
+    this.#fitted = { width, height };
     this.stage.setSize(width, height);
   }
 
