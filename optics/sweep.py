@@ -76,16 +76,12 @@ def parse_blurs(text: str) -> tuple[float, ...]:
     """
     entries = [entry for entry in re.split(r"[,;\s]+", text.strip()) if entry]
     if not entries:
-        raise ValueError(
-            "The list of blurs is empty. Write numbers from 0 to 30, for example: 0, 4, 8, 15, 22, 30"
-        )
+        raise ValueError("The list of blurs is empty. Write numbers from 0 to 30, for example: 0, 4, 8, 15, 22, 30")
     values: list[float] = []
     for entry in entries:
         values += _expand(entry)
         if len(values) > MAX_LEVELS:
-            raise ValueError(
-                f"The list of blurs has more than {MAX_LEVELS} values. Use a shorter list or two sweeps."
-            )
+            raise ValueError(f"The list of blurs has more than {MAX_LEVELS} values. Use a shorter list or two sweeps.")
     return tuple(values)
 
 
@@ -120,11 +116,7 @@ def _blur(text: str, entry: str) -> float:
 
 def _count(text: str, entry: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(
-            f"'{entry}' asks for '{text}' values. The count after / must be a whole number from 1 up."
-        )
+        raise ValueError(f"'{entry}' asks for '{text}' values. The count after / must be a whole number from 1 up.")
     if int(text) > MAX_LEVELS:
-        raise ValueError(
-            f"'{entry}' asks for {text} values, at most {MAX_LEVELS} are possible. Use a smaller count."
-        )
+        raise ValueError(f"'{entry}' asks for {text} values, at most {MAX_LEVELS} are possible. Use a smaller count.")
     return int(text)

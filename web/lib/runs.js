@@ -30,13 +30,15 @@ export function remember(place, runId, nodeId) {
   }
 }
 
-/** The last output of the node named by `place`, undefined when the server does not know it any more. */
+/** The last output of the node named by `place`, undefined when it cannot be had any more. */
 export async function recall(place) {
-  const entry = read().get(place);
-  if (!entry) return undefined;
-  const [runId, nodeId] = entry;
-  const answer = await api.fetchApi(`/history/${encodeURIComponent(runId)}`);
-  if (!answer.ok) return undefined;
-  const history = await answer.json();
-  return history[runId]?.outputs?.[nodeId];
+  try {
+    const [runId, nodeId] = read().get(place);
+    const answer = await api.fetchApi(`/history/${encodeURIComponent(runId)}`);
+    const history = await answer.json();
+    return history[runId].outputs[nodeId];
+  } catch {
+    // Never run here, forgotten by the server, or no answer: the node then asks to be queued.
+    return undefined;
+  }
 }

@@ -98,6 +98,9 @@ export class SweepView {
 
   /** Show what the node sent; `place` is the value to start at, undefined for the pivot. */
   show(sweep, place) {
+    // A run that changed nothing sends the same files again.
+    const isSame = JSON.stringify(sweep) === JSON.stringify(this.#sweep);
+    if (isSame && this.#pictures && !this.#pictures.failed) return;
     this.#levels = levelsOf(sweep);
     this.#sweep = sweep;
     const start = place ?? this.#reference.value;
@@ -132,6 +135,7 @@ export class SweepView {
 
   dispose() {
     cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     clearTimeout(this.#sayTimer);
     this.#pictures?.close();
     this.#pictures = null;
@@ -156,7 +160,8 @@ export class SweepView {
     this.message.textContent = message;
     const { loaded = 0, failed = 0, complete = true, urls = [] } = this.#pictures ?? {};
     this.progress.hidden = complete && !failed;
-    this.progress.textContent = complete ? `${failed} of ${urls.length} pictures are missing` : `${loaded} / ${urls.length}`;
+    const missing = `${failed} of ${urls.length} pictures are missing`;
+    this.progress.textContent = complete ? missing : `${loaded} / ${urls.length}`;
     const off = state === "empty" || state === "gone";
     this.panel.inert = off;
     this.panel.classList.toggle("off", off);
