@@ -84,3 +84,15 @@ def server(tmp_path_factory):
     # Offline: a test that downloads brings a hub of its own.
     with HostServer(tmp_path_factory.mktemp("server"), environment={"HF_HUB_OFFLINE": "1"}) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sweep_server(tmp_path_factory):
+    """A server with ready pictures in its input folder and a node that makes sweeps, for page tests without models."""
+    from host_server import HostServer
+    from sweep_view import prepare
+
+    base = tmp_path_factory.mktemp("sweep_server")
+    prepare(base)
+    with HostServer(base, cpu=True) as server:
+        yield server

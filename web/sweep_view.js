@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { recall, remember } from "./lib/runs.js";
+import { after, followOutputs } from "./lib/outputs.js";
 import { SweepView } from "./lib/view.js";
 
 const NODE = "BokehSweepView";
@@ -12,18 +12,8 @@ const MIN_HEIGHT = 240;
 const STAGE_HEIGHTS = [160, 620];
 const ZOOM_CHECK_MS = 200;
 
-/** The nodes that sit in a graph: node -> {view, show(output)}. */
-const views = new Map();
-
-// The event that brought the output a node is being given; it alone tells the run.
-let lastExecuted = null;
-
-const rootGraph = () => app.rootGraph ?? app.graph;
-
-/** The node's id as the page's table of outputs has it. */
-function locator(node) {
-  return node.graph === rootGraph() ? String(node.id) : `${node.graph.id}:${node.id}`;
-}
+/** The views of the nodes that sit in a graph. */
+const views = new Set();
 
 function pictureUrl(file) {
   return api.apiURL(`/view?${new URLSearchParams(file)}`);
@@ -41,16 +31,6 @@ function passToCanvas(element) {
     if (event.button === 1 || event.buttons & 4) pass(event);
   };
   for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddle);
-}
-
-/** Chain a callback of a node behind the one that is there. */
-function after(node, name, added) {
-  const before = node[name];
-  node[name] = function (...given) {
-    const result = before?.apply(this, given);
-    added(...given);
-    return result;
-  };
 }
 
 function addView(node) {
@@ -79,42 +59,19 @@ function addView(node) {
   widget.serialize = false;
   node.setSize(FIRST_SIZE);
 
-  let shows = 0;
-  const show = (output) => {
-    const [sweep] = output?.bokeh_sweep ?? [];
-    if (!sweep) return;
-    shows++;
+  followOutputs(node, ({ bokeh_sweep: [sweep] = [] }) => {
+    if (!sweep) return false;
     view.show(sweep, node.properties[PLACE]);
     if (isNew) fit(node, view);
     isNew = false;
-  };
-  after(node, "onExecuted", (output) => {
-    show(output);
-    // The page's listeners have no order to rely on; all have run by then.
-    queueMicrotask(() => {
-      if (lastExecuted?.output === output) remember(address(node), lastExecuted.prompt_id, lastExecuted.node);
-    });
+    return true;
   });
   after(node, "onConfigure", () => (isNew = false));
-  after(node, "onAdded", () => {
-    views.set(node, { view, show });
-    const before = shows;
-    // Its properties and those of its graph are read in after it was added.
-    queueMicrotask(async () => {
-      if (!node.graph) return;
-      const output = await recall(address(node));
-      if (shows === before && views.has(node)) show(output);
-    });
-  });
+  after(node, "onAdded", () => views.add(view));
   after(node, "onRemoved", () => {
-    views.delete(node);
+    views.delete(view);
     view.dispose();
   });
-}
-
-/** The node's name over reloads: its workflow and its place in it. */
-function address(node) {
-  return `${rootGraph().id}/${locator(node)}`;
 }
 
 /** Give a node that nobody has sized yet the shape of its pictures. */
@@ -129,19 +86,12 @@ function fit(node, view) {
 app.registerExtension({
   name: "Bokeh.SweepView",
   setup() {
-    api.addEventListener("executed", ({ detail }) => (lastExecuted = detail));
     // The page has no event for zooming that both renderings send.
     setInterval(() => {
-      for (const { view } of views.values()) view.setZoom(app.canvas.ds.scale);
+      for (const view of views) view.setZoom(app.canvas.ds.scale);
     }, ZOOM_CHECK_MS);
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addView(node);
-  },
-  /** The page has outputs of an earlier run: another tab's workflow, or one from the history. */
-  onNodeOutputsUpdated(outputs) {
-    for (const [node, { show }] of views) {
-      if (node.graph) show(outputs[locator(node)]);
-    }
   },
 });

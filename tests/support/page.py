@@ -27,6 +27,9 @@ ARGUMENTS = (
 # Otherwise the template gallery (on a first visit) and the map lie over the graph.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.EnableTooltips": False, "Comfy.Minimap.Visible": False}
 
+# The page draws nodes in two ways, and an extension must work in both.
+RENDERERS = {"canvas": {"Comfy.VueNodes.Enabled": False}, "vue": {"Comfy.VueNodes.Enabled": True}}
+
 # What the host's own page writes on a fresh start, whatever packs there are: a pattern and why it is let pass.
 UNRELATED = (
     (r"404 .*/userdata", "a new user has no stored workflows, subgraphs and templates yet"),

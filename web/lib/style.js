@@ -213,7 +213,15 @@ button:hover, .open:hover { background: color-mix(in srgb, var(--text) 18%, tran
 button:focus-visible, .open:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 button:disabled { opacity: 0.35; cursor: default; }
 button[aria-pressed="true"] { background: var(--accent); color: #fff; }
-svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round; stroke-linejoin: round; }
+svg {
+  width: 1.15em;
+  height: 1.15em;
+  fill: none;
+  stroke: currentColor;
+  stroke-width: 1.4;
+  stroke-linecap: round;
+  stroke-linejoin: round;
+}
 
 @media (prefers-reduced-motion: reduce) {
   .panel { transition: none; }

@@ -1,0 +1,57 @@
+/** Shows what a node reports in words inside the node: the report's table, and where something was saved. */
+
+import { app } from "../../scripts/app.js";
+import { element } from "./lib/dom.js";
+import { render } from "./lib/markdown.js";
+import { followOutputs } from "./lib/outputs.js";
+
+/** Node -> height of its text in graph units. */
+const HEIGHTS = { BokehReport: 220, BokehSweepSave: 60, BokehSaveAdapter: 60 };
+
+const sheet = new CSSStyleSheet();
+sheet.replaceSync(`
+:host { display: block; height: 100%; color: var(--input-text, #ddd); font: 12px/1.45 Inter, system-ui, sans-serif; }
+:host([data-empty]) { visibility: hidden; }
+.text { height: 100%; overflow: auto; padding: 6px 8px; box-sizing: border-box; border-radius: 6px;
+  background: var(--comfy-input-bg, #222); user-select: text; overflow-wrap: anywhere; }
+p, ul, table { margin: 0 0 8px; }
+ul { padding-left: 16px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { padding: 1px 12px 1px 0; text-align: right; white-space: nowrap; font-weight: normal; }
+th { color: var(--descrip-text, #999); border-bottom: 1px solid var(--border-color, #444); }
+th:first-child, td:first-child { text-align: left; }
+`);
+
+function addText(node, height) {
+  const host = element("div", { "data-empty": "" });
+  const text = element("div", { className: "text" });
+  const root = host.attachShadow({ mode: "open" });
+  root.adoptedStyleSheets = [sheet];
+  root.append(text);
+  // The wheel scrolls a text that is longer than its place, and else zooms the graph.
+  host.addEventListener("wheel", (event) => {
+    if (text.scrollHeight > text.clientHeight) event.stopPropagation();
+    else app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
+  });
+  const widget = node.addDOMWidget("text shown", "bokeh_text", host, {
+    hideOnZoom: true,
+    serialize: false,
+    getMinHeight: () => height,
+  });
+  widget.serialize = false;
+  followOutputs(node, (output) => {
+    const [words] = output.text ?? [];
+    if (typeof words !== "string") return false;
+    text.replaceChildren(...render(words));
+    host.removeAttribute("data-empty");
+    return true;
+  });
+}
+
+app.registerExtension({
+  name: "Bokeh.NodeText",
+  nodeCreated(node) {
+    const height = HEIGHTS[node.comfyClass];
+    if (height) addText(node, height);
+  },
+});
