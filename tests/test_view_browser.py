@@ -375,12 +375,12 @@ def test_an_older_run_from_the_history(view, sweep_server):
 
 
 @pytest.mark.parametrize(("lost", "state", "text"), LOST)
-def test_says_when_the_server_lost_pictures(view, server, lost, state, text):
+def test_says_when_the_server_lost_pictures(view, sweep_server, lost, state, text):
     # Values of its own, because the server keeps results and other tests want their pictures.
     view.run(blurs=f"0, 4, 8, 15, 22, {30 - lost}")
     files = view.page.evaluate("window.app.nodeOutputs[3].bokeh_sweep[0].levels.map((level) => level.filename)")
     for name in files[:lost]:
-        (server.base / "temp" / name).unlink()
+        (sweep_server.base / "temp" / name).unlink()
     view.host.context.new_cdp_session(view.page).send("Network.clearBrowserCache")
     view.host.open()
     expect(view.element).to_have_attribute("data-state", state)
