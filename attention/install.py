@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import comfy.ldm.flux.model
 import torch
+from comfy.ldm.flux.layers import QKNorm
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 
 from ..weights.adapter import Adapter, AdapterError
 from .math import adapt_heads
@@ -15,6 +17,13 @@ from .rows import Plan
 from .run import Hooks
 
 KEY = "bokeh"
+
+# When the host calls after cloning a model; hosts before several GPUs know only the first.
+_CLONED = [
+    getattr(CallbacksMP, name)
+    for name in ("ON_CLONE", "ON_DEEPCLONE_MULTIGPU", "ON_MATCH_MULTIGPU_CLONES")
+    if hasattr(CallbacksMP, name)
+]
 
 
 def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float = 1.0) -> ModelPatcher:
@@ -47,11 +56,13 @@ def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float =
         stream = f"double_blocks.{index}.img_attn" if kind == "double" else f"single_blocks.{index}"
         if settings.unfreeze_q or settings.unfreeze_k:
             name = f"diffusion_model.{stream}.norm.forward"
-            forward = _adapted_norm(clone.get_model_object(name), module.blocks[place], scale)
+            forward = _adapted_norm(clone.get_model_object(name), module, place, scale)
             clone.add_object_patch(name, forward)
     hooks = Hooks(plan, module, settings.bokeh_scale * strength, dtype, places, settings.unfreeze_k)
     for kind, wrapper in hooks.wrappers().items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
+    for kind in _CLONED:
+        clone.add_callback_with_key(kind, KEY, _follow)
     return clone
 
 
@@ -61,6 +72,8 @@ def uninstall(model: ModelPatcher) -> ModelPatcher:
     clone.remove_additional_models(KEY)
     for kind in list(clone.wrappers):
         clone.remove_wrappers_with_key(kind, KEY)
+    for kind in _CLONED:
+        clone.remove_callbacks_with_key(kind, KEY)
     for name, patch in list(clone.object_patches.items()):
         if hasattr(patch, "before_bokeh"):
             del clone.object_patches[name]
@@ -71,8 +84,21 @@ def uninstall(model: ModelPatcher) -> ModelPatcher:
     return clone
 
 
-def _adapted_norm(norm_forward: Callable, block: torch.nn.Module, scale: float) -> Callable:
+def _follow(source: ModelPatcher, clone: ModelPatcher) -> None:
+    """Put a clone that has a network of its own (a second GPU, LoRA hooks on a conditioning) on its own norms."""
+    if clone.model is source.model:
+        return
+    (patcher,) = clone.get_additional_models_with_key(KEY)
+    for name, patch in list(clone.object_patches.items()):
+        if isinstance(getattr(getattr(patch, "before_bokeh", None), "__self__", None), QKNorm):
+            del clone.object_patches[name]
+            own = clone.get_model_object(name)
+            clone.object_patches[name] = _adapted_norm(own, patcher.model, patch.place, patch.scale)
+
+
+def _adapted_norm(norm_forward: Callable, module: AdapterModule, place: int, scale: float) -> Callable:
     """The q/k norm of a block, with the adapters on the projections' output before it (DESIGN section 2)."""
+    block = module.blocks[place]
     project_q, project_k = getattr(block, "q", None), getattr(block, "k", None)
 
     def forward(q, k, v):
@@ -82,7 +108,7 @@ def _adapted_norm(norm_forward: Callable, block: torch.nn.Module, scale: float) 
             k = adapt_heads(k, project_k, scale)
         return norm_forward(q, k, v)
 
-    forward.before_bokeh = norm_forward
+    forward.before_bokeh, forward.place, forward.scale = norm_forward, place, scale
     return forward
 
 

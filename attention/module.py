@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -16,7 +17,8 @@ from ..weights.adapter import Adapter
 # The host's layers that cast their weights to the input's dtype and device, so that offloading works.
 _ops = comfy.ops.manual_cast
 
-_patchers: WeakKeyDictionary[Adapter, dict[torch.dtype, ModelPatcher]] = WeakKeyDictionary()
+# Weak on both sides: a patcher holds its adapter, and a clone of a patcher holds the patcher.
+_patchers: WeakKeyDictionary[Adapter, WeakValueDictionary[torch.dtype, ModelPatcher]] = WeakKeyDictionary()
 
 
 class BlockAdapter(nn.Module):
@@ -67,14 +69,24 @@ class AdapterModule(nn.Module):
 
 def adapter_patcher(adapter: Adapter, dtype: torch.dtype) -> ModelPatcher:
     """The host's handle on an adapter's weights, one for each dtype however many nodes use it."""
-    by_dtype = _patchers.setdefault(adapter, {})
-    if dtype not in by_dtype:
-        by_dtype[dtype] = ModelPatcher(
-            AdapterModule(adapter, dtype),
-            load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
-    return by_dtype[dtype]
+    by_dtype = _patchers.setdefault(adapter, WeakValueDictionary())
+    patcher = by_dtype.get(dtype)
+    if patcher is None:
+        patcher = by_dtype[dtype] = _new_patcher(adapter, dtype)
+    return patcher
+
+
+def _new_patcher(adapter: Adapter, dtype: torch.dtype) -> ModelPatcher:
+    # A patcher of the old kind among those of a run makes newer hosts make room for ALL its models at once.
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    patcher = kind(
+        AdapterModule(adapter, dtype),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    # From this, newer hosts make a second copy for a second GPU.
+    patcher.cached_patcher_init = (_new_patcher, (adapter, dtype))
+    return patcher
 
 
 def _projection(tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> nn.Module:

@@ -16,7 +16,7 @@ import torch
 from adapters import official_tensors
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from flux import Golden, build_flux, relative_error, sample
+from flux import NEWER_FIELDS, Golden, build_flux, relative_error, sample
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
@@ -120,6 +120,7 @@ def test_flux_controlnet_reaches_every_row_and_its_own_blocks_stay_plain(golden,
         patch_size=2,
         qkv_bias=True,
         guidance_embed=True,
+        **NEWER_FIELDS,
     )
     network.main_model_double, network.main_model_single = 2, 3
     generator = torch.Generator().manual_seed(2)

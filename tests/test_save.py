@@ -76,7 +76,8 @@ def scenes(count: int, size: int = 96) -> torch.Tensor:
 def clone(prompt, extra):
     """The node for one run, as the host makes it."""
     hidden = {io.Hidden.prompt: prompt, io.Hidden.extra_pnginfo: extra, io.Hidden.unique_id: NODE}
-    return nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].PREPARE_CLASS_CLONE(hidden)
+    # Older hosts hand over the values themselves, newer ones a dict that holds them.
+    return nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].PREPARE_CLASS_CLONE({**hidden, "hidden_inputs": hidden})
 
 
 def save(images, sweep, *, prompt=PROMPT, extra=EXTRA, filename_prefix="bokeh/sweep", animation=True, fps=6.0) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import comfy.ldm.flux.model
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
@@ -15,6 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
+
+# FLUX fields that newer hosts require and older ones do not know.
+NEWER_FIELDS = {"txt_ids_dims": []} if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__ else {}
 
 
 def build_flux(sizes: dict, state: dict[str, Tensor] | None = None, dtype=torch.float32, seed: int = 0):
@@ -37,6 +41,7 @@ def build_flux(sizes: dict, state: dict[str, Tensor] | None = None, dtype=torch.
             "qkv_bias": True,
             "guidance_embed": sizes["guidance_embeds"],
             "dtype": dtype,
+            **NEWER_FIELDS,
         }
     )
     config.set_inference_dtype(dtype, None)
@@ -51,6 +56,8 @@ def build_flux(sizes: dict, state: dict[str, Tensor] | None = None, dtype=torch.
                 else noise * 0.5 / weight.shape[-1] ** 0.5
             )
     else:
+        # Hosts that rename weights (the q/k norms' `scale`) do it here, for every file they load.
+        state = config.process_unet_state_dict(dict(state))
         missing, unexpected = model.diffusion_model.load_state_dict(state, strict=False)
         assert not missing, missing
         assert not unexpected, unexpected

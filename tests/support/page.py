@@ -36,6 +36,8 @@ UNRELATED = (
     (r"404 .*/user\.css", "the page asks for a style sheet that few users have"),
     (r"404 .*/favicon\.ico", "Chromium asks for it by itself"),
     (r"api\.comfy\.org.* Content Security Policy", "the server runs without API nodes and keeps the page local"),
+    (r"huggingface\.co.* Content Security Policy", "the page's first graph asks how large its models are"),
+    (r"\b40[04]\b.*/api/jobs|Jobs API", "newer pages ask older servers for lists of runs that these do not keep"),
     (r"reading 'id'\)\s+at onChange ", "page 1.32 stores a render setting of its own before it has registered it"),
 )
 
