@@ -47,15 +47,23 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
+def add(x: Tensor, delta: Tensor, scale: float = 1.0) -> Tensor:
+    """x + scale * delta, written over ``x`` unless gradients are on: new memory for it would cost more time than
+    the sum itself."""
+    if torch.is_grad_enabled():
+        return torch.add(x, delta, alpha=scale)
+    return x.add_(delta, alpha=scale)
+
+
 def adapt_heads(x: Tensor, project: Callable[[Tensor], Tensor], scale: float) -> Tensor:
-    """Query or key adapter: x + scale * project(x), ``project`` acting on all heads at once.
+    """Query or key adapter: x + scale * project(x), ``project`` acting on all heads at once; by ``add``.
 
     Args:
         x: output of the q or k projection before its norm, [B, H, L, D].
         project: [B, L, C] -> [B, L, C], up(down(.)) of the adapter.
         scale: lora_scale times the user's strength.
     """
-    return x + scale * split_heads(project(merge_heads(x)), x.shape[1])
+    return add(x, split_heads(project(merge_heads(x)), x.shape[1]), scale)
 
 
 def grounded_attention(

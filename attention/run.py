@@ -22,7 +22,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .math import NO_ANNOTATION, Grounding, annotation, grounded_attention
+from .math import NO_ANNOTATION, Grounding, add, annotation, grounded_attention
 from .module import AdapterModule
 from .noise import SharedNoise
 from .rows import Plan, Rows, arrange, expand, grounding_steps
@@ -282,11 +282,12 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
     place = call.places.get((options["block_type"], options["block_index"]))
     if place is None:
         return attention(q, k, v, mask)
-    if call.grounding is None:
-        out = attention(q, k, v, mask)
-    else:
-        out = grounded_attention(attention, q, k, v, call.grounding, mask)
-    return out + call.bias[place].to(out.dtype)
+    bias = call.bias[place]
+    if call.grounding is not None:
+        return add(grounded_attention(attention, q, k, v, call.grounding, mask), bias)
+    out = attention(q, k, v, mask)
+    # What another pack's override returns may be its own to keep.
+    return out + bias if call.inner is not None else add(out, bias)
 
 
 def _noise_of_seed(noise: Tensor, rows: Rows, seed: int) -> Tensor:

@@ -60,13 +60,18 @@ def test_masks_are_doubled_along_the_keys(shape):
         torch.testing.assert_close(ours[t], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_head_adapter_acts_on_all_heads_at_once():
+@pytest.mark.parametrize("gradients", [False, True])
+def test_head_adapter_acts_on_all_heads_at_once(gradients):
     q, *_ = tensors()
     weight = torch.randn(H * D, H * D, dtype=torch.float64)
-    ours = adapt_heads(q, lambda x: x @ weight.T, 0.5)
     flat = torch.stack([torch.cat([q[:, h, token] for h in range(H)], -1) for token in range(L)], 1)
     expected = flat + 0.5 * flat @ weight.T
+    before = q.clone()
+    with torch.set_grad_enabled(gradients):
+        ours = adapt_heads(q, lambda x: x @ weight.T, 0.5)
     torch.testing.assert_close(ours.transpose(1, 2).flatten(2), expected)
+    # Training needs the input as it was; sampling saves the memory.
+    assert torch.equal(q, before) == gradients
 
 
 def test_one_pivot_row_serves_a_sweep_and_none_is_added_when_the_pivot_is_listed():
