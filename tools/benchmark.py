@@ -80,7 +80,11 @@ def measure() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the fastest run of each kind counts")
     options = parser.parse_args()
     tests = Path(__file__).resolve().parent.parent / "tests"
-    sys.path[:0] = [str(tests), str(tests / "support")]
+    sys.path[:0] = [str(tests), str(tests / "support"), os.environ["COMFYUI_PATH"]]
+    from comfy.cli_args import args
+
+    # The attention that the host takes on GPUs; its default on a CPU works in pieces after the free memory.
+    args.use_pytorch_cross_attention = True
     import conftest  # noqa: F401 - loads the host and the pack
     import torch
 
