@@ -21,14 +21,15 @@ Attention = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 class Grounding(NamedTuple):
     """Which rows of a batch borrow the scene of which pivot rows.
 
-    ``targets[i]`` is grounded in row ``pivots[i]``; ``others`` are the remaining rows (pivots, negative
-    branch), which attend as usual. All are int64 [n] on the batch's device. ``with_keys`` is True for
-    adapters that adapt the keys too (``unfreeze_k``).
+    ``targets[i]`` is grounded in row ``pivots[i]``, or all of them in the one row that ``pivots`` names;
+    ``others`` are the remaining rows (pivots, negative branch), which attend as usual. Each is a slice, or
+    int64 [n] on the batch's device. ``with_keys`` is True for adapters that adapt the keys too
+    (``unfreeze_k``).
     """
 
-    targets: Tensor
-    pivots: Tensor
-    others: Tensor
+    targets: Tensor | slice
+    pivots: Tensor | slice
+    others: Tensor | slice
     with_keys: bool
 
 
@@ -87,11 +88,13 @@ def grounded_attention(
     target_mask = mask_rows(mask, targets)
     keys, values = k[targets], v[targets]
     if with_keys:
-        keys = torch.cat((keys, k[pivots]), dim=2)
+        keys = torch.cat((keys, k[pivots].expand_as(keys)), dim=2)
         values = torch.cat((values, values), dim=2)
         if target_mask is not None:
-            target_mask = torch.cat((target_mask, mask_rows(mask, pivots)), dim=-1)
-    grounded = attention(q[pivots], keys, values, target_mask)
+            target_mask = torch.cat((target_mask, mask_rows(mask, pivots).expand_as(target_mask)), dim=-1)
+    # A copy for each row: attention kernels of other packs may not know rows that share memory.
+    queries = q[pivots].expand(keys.shape[0], *q.shape[1:]).contiguous()
+    grounded = attention(queries, keys, values, target_mask)
     plain = attention(q[others], k[others], v[others], mask_rows(mask, others))
     out = grounded.new_empty((q.shape[0], *grounded.shape[1:]))
     out[targets] = grounded
@@ -99,7 +102,7 @@ def grounded_attention(
     return out
 
 
-def mask_rows(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+def mask_rows(mask: Tensor | None, rows: Tensor | slice) -> Tensor | None:
     """The part of an attention mask that belongs to these rows; masks shared by all rows pass through."""
     if mask is None or mask.ndim < 3 or mask.shape[0] == 1:
         return mask

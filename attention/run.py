@@ -261,7 +261,9 @@ class Hooks:
                     pivots.append(chunk * len(turn) + turn.index(pivot))
         if not targets:
             return None
-        as_index = (torch.tensor(part, device=device, dtype=torch.long) for part in (targets, pivots, others))
+        if len(set(pivots)) == 1:
+            pivots = pivots[:1]
+        as_index = (_index(part, device) for part in (targets, pivots, others))
         return Grounding(*as_index, with_keys=self.with_keys)
 
 
@@ -288,6 +290,13 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
     out = attention(q, k, v, mask)
     # What another pack's override returns may be its own to keep.
     return out + bias if call.inner is not None else add(out, bias)
+
+
+def _index(rows: list[int], device: torch.device) -> Tensor | slice:
+    """Row numbers as an index: a slice where they follow one another, because that copies nothing."""
+    if rows and rows == list(range(rows[0], rows[-1] + 1)):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device, dtype=torch.long)
 
 
 def _noise_of_seed(noise: Tensor, rows: Rows, seed: int) -> Tensor:
