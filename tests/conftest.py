@@ -76,6 +76,24 @@ def adapters_folder() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def golden():
+    """The golden case in which every block is adapted, with a model of its own for each test file."""
+    from flux import Golden
+
+    return Golden("all_blocks")
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    """A random adapter for that model, strong enough to change pictures visibly."""
+    from adapters import official_tensors
+
+    from bokeh.weights.adapter import build_adapter
+
+    return build_adapter(official_tensors(32, [0, 1, 2, 3, 4]), None, "random adapter")
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The real server with this pack in it, one for all tests; its models folder starts empty."""

@@ -6,7 +6,7 @@ import comfy.samplers
 import pytest
 import torch
 from adapters import official_tensors
-from flux import Golden, Noise, conditioning, relative_error, run_node
+from flux import Noise, conditioning, relative_error, run_node
 from sampling import ksample, swept
 
 from bokeh.attention.install import install
@@ -14,16 +14,6 @@ from bokeh.attention.rows import Pivot, Plan
 from bokeh.weights.adapter import build_adapter
 
 SIGMAS = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
-
-
-@pytest.fixture(scope="module")
-def golden() -> Golden:
-    return Golden("all_blocks")
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return build_adapter(official_tensors(32, [0, 1, 2, 3, 4]), None, "random adapter")
 
 
 # Branches and regions

@@ -13,27 +13,15 @@ import comfy.utils
 import psutil
 import pytest
 import torch
-from adapters import official_tensors
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from flux import NEWER_FIELDS, Golden, build_flux, relative_error, sample
+from flux import NEWER_FIELDS, build_flux, relative_error, sample
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
-from bokeh.weights.adapter import build_adapter
 
 SIGMAS = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
 SWEEP = Plan((3.0, 15.0, 27.0), Pivot(15.0, 0.5), one_scene=True)
-
-
-@pytest.fixture(scope="module")
-def golden() -> Golden:
-    return Golden("all_blocks")
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return build_adapter(official_tensors(32, [0, 1, 2, 3, 4]), None, "random adapter")
 
 
 def sweep(model, golden, **options) -> torch.Tensor:

@@ -6,23 +6,13 @@ import comfy.samplers
 import pytest
 import torch
 from adapters import official_tensors
-from flux import Golden, relative_error, run_node, sample
+from flux import relative_error, run_node, sample
 from sampling import ksample, plain, swept
 
 from bokeh.attention.rows import Pivot
 from bokeh.weights.adapter import build_adapter
 
 SIGMAS = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
-
-
-@pytest.fixture(scope="module")
-def golden() -> Golden:
-    return Golden("all_blocks")
-
-
-@pytest.fixture(scope="module")
-def adapter():
-    return build_adapter(official_tensors(32, [0, 1, 2, 3, 4]), None, "random adapter")
 
 
 # Exactness
