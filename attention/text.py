@@ -1,0 +1,102 @@
+"""Prompts that carry the blur: a template filled for every value, and a conditioning with one row for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from string import Formatter
+
+import torch
+
+# K is what the release of BokehDepth (arXiv 2512.12425) calls a blur.
+FIELDS = ("K", "blur", "label")
+DEFAULT_TEMPLATE = (
+    "Set dof_cond = {K:.2f} (stronger background defocus); preserve subject sharpness; "
+    "keep composition, lighting, and colors unchanged."
+)
+_ADVICE = "Write {K}, {blur} or {label}, with a format as in {K:.2f}, and {{ }} for curly brackets in the text."
+
+Conditioning = list[list]
+
+
+def fill(template: str, blurs: Sequence[float], labels: Sequence[str]) -> tuple[str, ...]:
+    """The template for every blur, with its fields as in Python's ``str.format``.
+
+    Args:
+        template: text with the fields ``{K}`` and ``{blur}`` (the number) and ``{label}`` ("f/2.8", "blur 12").
+        labels: one for each blur.
+
+    Raises:
+        ValueError: for another field, brackets that do not pair, or a format that does not fit.
+    """
+    try:
+        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"The curly brackets of the template do not pair ({error}). {_ADVICE}") from None
+    for name in fields:
+        if name not in FIELDS:
+            raise ValueError(f"The template has the field {{{name}}}, which nothing fills. {_ADVICE}")
+    try:
+        return tuple(template.format(K=blur, blur=blur, label=label) for blur, label in zip(blurs, labels, strict=True))
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"A format in the template does not fit its field ({error}). {_ADVICE}") from None
+
+
+def encode_rows(clip, texts: Sequence[str], on_encoded: Callable[[int, int], None] | None = None) -> Conditioning:
+    """One conditioning whose row i is ``texts[i]``, encoded by the host's text encoder, each different text once.
+
+    Round brackets are read as they stand, not as emphasis. All rows get the token count of the longest: T5 as the
+    host's tokenizer pads (zeros up to a minimum length, 256 for FLUX, raised to the longest text beyond that), CLIP
+    by whole sections of an empty text, as the host does for SDXL.
+
+    Args:
+        clip: a CLIP of the host.
+        on_encoded: called with the number of texts done and of all.
+
+    Raises:
+        ValueError: without a text encoder, and for one that gives the texts different token counts.
+    """
+    if clip is None:
+        raise ValueError("There is no text encoder: this checkpoint holds none. Load one with DualCLIPLoader.")
+    different = list(dict.fromkeys(texts))
+    encoded = {}
+    for done, (text, tokens) in enumerate(zip(different, _tokenize(clip, different), strict=True), 1):
+        encoded[text] = clip.encode_from_tokens_scheduled(tokens)
+        if on_encoded is not None:
+            on_encoded(done, len(different))
+    counts = sorted({entry[0].shape[1] for entries in encoded.values() for entry in entries})
+    if len(counts) > 1:
+        raise ValueError(
+            f"This text encoder makes {' and '.join(map(str, counts))} tokens of the prompts, so they do not fit into "
+            "one batch. Write the template so that all are equally long, for example {K:05.2f} in place of {K}."
+        )
+    return [_join(entries) for entries in zip(*(encoded[text] for text in texts), strict=True)]
+
+
+def _tokenize(clip, texts: Sequence[str]) -> list[dict[str, list]]:
+    """Tokens of every text, of the same shape for each encoder in ``clip``."""
+    # The host reads (...) as emphasis and drops the brackets; prompts of the release have some.
+    texts = [re.sub(r"(?<!\\)([()])", r"\\\1", text) for text in texts]
+    tokens = [clip.tokenize(text) for text in texts]
+    longest = {}
+    for name in tokens[0]:
+        lengths = {len(section) for entry in tokens for section in entry[name]}
+        if len(lengths) > 1:
+            longest[f"{name}_min_length"] = max(lengths)
+    if longest:
+        tokens = [clip.tokenize(text, tokenizer_options=longest) for text in texts]
+    for name in tokens[0]:
+        sections = max(len(entry[name]) for entry in tokens)
+        for entry in tokens:
+            while len(entry[name]) < sections:
+                entry[name] += clip.tokenize("")[name]
+    return tokens
+
+
+def _join(entries: Sequence[list]) -> list:
+    """Conditionings of one row each -> one with a row for each; what is no tensor is the same in all."""
+    joined = dict(entries[0][1])
+    for name, value in joined.items():
+        if isinstance(value, torch.Tensor):
+            joined[name] = torch.cat([entry[1][name] for entry in entries])
+    return [torch.cat([entry[0] for entry in entries]), joined]

@@ -1,0 +1,45 @@
+"""Small text encoders on the host's own classes and tokenizers, with random weights."""
+
+from __future__ import annotations
+
+import comfy.sd
+import comfy.text_encoders.flux
+import comfy.text_encoders.genmo
+import torch
+from comfy.supported_models_base import ClipTarget
+
+
+def flux_clip(width: int = 24, pooled: int = 12, seed: int = 0) -> comfy.sd.CLIP:
+    """FLUX's pair of CLIP-L and T5 at these widths, those of the golden cases."""
+    target = ClipTarget(comfy.text_encoders.flux.FluxTokenizer, comfy.text_encoders.flux.flux_clip())
+    return _build(target, width, pooled, seed)
+
+
+def mochi_clip(width: int = 24, seed: int = 0) -> comfy.sd.CLIP:
+    """Mochi's T5, which hands an attention mask on."""
+    target = ClipTarget(comfy.text_encoders.genmo.MochiT5Tokenizer, comfy.text_encoders.genmo.mochi_te())
+    return _build(target, width, 12, seed)
+
+
+def _build(target: ClipTarget, width: int, pooled: int, seed: int) -> comfy.sd.CLIP:
+    sizes = {
+        "clip_l_model_config": {
+            "hidden_size": pooled,
+            "intermediate_size": 2 * pooled,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "projection_dim": pooled,
+        },
+        "t5xxl_model_config": {
+            "d_model": width,
+            "d_ff": 2 * width,
+            "d_kv": width // 2,
+            "num_heads": 2,
+            "num_layers": 2,
+        },
+    }
+    clip = comfy.sd.CLIP(target, model_options={**sizes, "dtype": torch.float32})
+    generator = torch.Generator().manual_seed(seed)
+    for weight in clip.cond_stage_model.state_dict().values():
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+    return clip
