@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import comfy.ldm.flux.model
 import torch
@@ -41,16 +41,38 @@ def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float =
         ValueError: when the model is not native FLUX.
         AdapterError: when the adapter does not fit the model.
     """
-    blocks = _flux_blocks(model)
-    places = _places(model, adapter, blocks)
+    places = block_places(model, adapter)
     if strength == 0:
         return model
     settings = adapter.settings
-    clone = uninstall(model)
-    dtype = _compute_dtype(model)
+    dtype = compute_dtype(model)
     patcher = adapter_patcher(adapter, dtype)
-    module: AdapterModule = patcher.model
+    clone = adapt(model, adapter, patcher.model, places, strength)
     clone.set_additional_models(KEY, [patcher])
+    hooks = Hooks(plan, patcher.model, settings.bokeh_scale * strength, dtype, places, settings.unfreeze_k)
+    for kind, wrapper in hooks.wrappers().items():
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    for kind in _CLONED:
+        clone.add_callback_with_key(kind, KEY, _follow)
+    return clone
+
+
+def adapt(
+    model: ModelPatcher,
+    adapter: Adapter,
+    module: AdapterModule,
+    places: dict[tuple[str, int], int],
+    strength: float = 1.0,
+) -> ModelPatcher:
+    """A clone of a FLUX model with the q/k adapters on its norms; the bokeh bias and grounding are ``run.attend``'s.
+
+    Args:
+        module: the weights, of ``adapter``'s settings.
+        places: from ``block_places``.
+        strength: factor on the q/k adapters.
+    """
+    settings = adapter.settings
+    clone = uninstall(model)
     scale = settings.lora_scale * module.rank_scale * strength
     for (kind, index), place in places.items():
         stream = f"double_blocks.{index}.img_attn" if kind == "double" else f"single_blocks.{index}"
@@ -58,11 +80,6 @@ def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float =
             name = f"diffusion_model.{stream}.norm.forward"
             forward = _adapted_norm(clone.get_model_object(name), module, place, scale)
             clone.add_object_patch(name, forward)
-    hooks = Hooks(plan, module, settings.bokeh_scale * strength, dtype, places, settings.unfreeze_k)
-    for kind, wrapper in hooks.wrappers().items():
-        clone.add_wrapper_with_key(kind, KEY, wrapper)
-    for kind in _CLONED:
-        clone.add_callback_with_key(kind, KEY, _follow)
     return clone
 
 
@@ -112,8 +129,8 @@ def _adapted_norm(norm_forward: Callable, module: AdapterModule, place: int, sca
     return forward
 
 
-def _flux_blocks(model: ModelPatcher) -> comfy.ldm.flux.model.Flux:
-    """The FLUX transformer inside a MODEL, or a sentence that names what came instead."""
+def flux_network(model: ModelPatcher) -> comfy.ldm.flux.model.Flux:
+    """The FLUX transformer inside a MODEL. Raises ValueError naming what came instead."""
     network = getattr(getattr(model, "model", None), "diffusion_model", None)
     name = type(network).__name__
     if name == "ComfyFluxWrapper":
@@ -130,9 +147,14 @@ def _flux_blocks(model: ModelPatcher) -> comfy.ldm.flux.model.Flux:
     return network
 
 
-def _places(model: ModelPatcher, adapter: Adapter, network) -> dict[tuple[str, int], int]:
-    """(block type, block index) -> position of the block in the adapter, checked against the model."""
-    settings = adapter.settings
+def block_places(model: ModelPatcher, adapter: Adapter) -> dict[tuple[str, int], int]:
+    """(block type, block index) -> position of the block in the adapter, checked against the model.
+
+    Raises:
+        ValueError: when the model is not native FLUX.
+        AdapterError: when the adapter does not fit the model.
+    """
+    network, settings = flux_network(model), adapter.settings
     doubles, singles = len(network.double_blocks), len(network.single_blocks)
     if settings.width != network.hidden_size:
         raise AdapterError(
@@ -145,10 +167,7 @@ def _places(model: ModelPatcher, adapter: Adapter, network) -> dict[tuple[str, i
             f"{doubles} double and {singles} single blocks (numbers 0 to {doubles + singles - 1}). "
             "Use the adapter that was trained for this model."
         )
-    names = [
-        f"transformer_blocks.{number}" if number < doubles else f"single_transformer_blocks.{number - doubles}"
-        for number in settings.blocks
-    ]
+    names = block_names(network, settings.blocks)
     if settings.block_names is not None and set(settings.block_names) != set(names):
         odd = sorted(set(settings.block_names) ^ set(names))[0]
         raise AdapterError(
@@ -162,6 +181,16 @@ def _places(model: ModelPatcher, adapter: Adapter, network) -> dict[tuple[str, i
     }
 
 
-def _compute_dtype(model: ModelPatcher) -> torch.dtype:
+def block_names(network: comfy.ldm.flux.model.Flux, numbers: Iterable[int]) -> list[str]:
+    """The authors' names of attention blocks, counted with the double blocks first."""
+    doubles = len(network.double_blocks)
+    return [
+        f"transformer_blocks.{number}" if number < doubles else f"single_transformer_blocks.{number - doubles}"
+        for number in numbers
+    ]
+
+
+def compute_dtype(model: ModelPatcher) -> torch.dtype:
+    """The dtype in which the model's blocks compute."""
     manual = model.get_model_object("manual_cast_dtype")
     return manual if manual is not None else model.model_dtype()

@@ -52,6 +52,15 @@ class AdapterModule(nn.Module):
         )
         self.blocks = nn.ModuleList(BlockAdapter(tensors, f"blocks.{number}.", dtype) for number in settings.blocks)
 
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """The weights under the canonical names of ``weights/adapter.py``."""
+        weights = {f"embedding.{name}": weight for name, weight in self.embedding.named_parameters()}
+        for number, block in zip(self.numbers, self.blocks, strict=True):
+            for name, weight in block.named_parameters():
+                canonical = name.replace(".0.", ".down.").replace(".1.", ".up.")
+                weights[f"blocks.{number}.{canonical}"] = weight
+        return weights
+
     def values(self, annotations: Tensor) -> Tensor:
         """Bokeh values of every adapted block: V_b = v(W2 relu(W1 a + c1) + c2) (paper, section 3.2).
 

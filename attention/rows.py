@@ -5,9 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..optics.sweep import nearest
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The way of n pictures from clean to noise, as an inversion found it.
+
+    Attributes:
+        sigmas: noise levels [S], rising from 0.
+        states: the pictures at these levels [S, n, C, h, w], in the model's own scale.
+    """
+
+    sigmas: Tensor
+    states: Tensor
+
+    def to(self, device: torch.device) -> Trajectory:
+        return Trajectory(self.sigmas.to(device), self.states.to(device))
+
+    def at(self, sigmas: Tensor) -> Tensor:
+        """The states [m, C, h, w] at the levels ``sigmas`` [m], linear between the recorded ones.
+
+        Of one picture all m; of several, level i is picture i's. Above the last level: its state.
+        """
+        upper = torch.searchsorted(self.sigmas, sigmas.to(self.sigmas)).clamp(1, len(self.sigmas) - 1)
+        low, high = self.sigmas[upper - 1], self.sigmas[upper]
+        share = ((sigmas.to(low) - low) / (high - low)).clamp(0, 1)[:, None, None, None]
+        picture = torch.arange(len(sigmas), device=upper.device) % self.states.shape[1]
+        return torch.lerp(self.states[upper - 1, picture], self.states[upper, picture], share)
 
 
 @dataclass(frozen=True)
@@ -19,11 +47,19 @@ class Pivot:
         grounding: fraction of the steps, 0..1, during which targets are grounded in it.
         latent: a clean latent [n, C, h, w] to use as the pivot (a photo through the VAE, say) instead of
             a generated one.
+        trajectory: the inversion of such a latent, to be followed instead of the straight line between
+            the latent and the run's noise.
     """
 
     blur: float
     grounding: float = 0.8
     latent: Tensor | None = field(default=None, compare=False)
+    trajectory: Trajectory | None = field(default=None, compare=False)
+
+    @property
+    def given(self) -> Tensor | None:
+        """The pictures [n, C, h, w] that pivots follow, clean; None when pivots are generated."""
+        return self.latent if self.trajectory is None else self.trajectory.states[0]
 
 
 @dataclass(frozen=True)
@@ -99,14 +135,15 @@ def arrange(plan: Plan, batch: int) -> Rows:
     own = tuple(range(batch))
     scenes = (0,) * batch if plan.one_scene else own
     pivot = plan.pivot
-    if pivot is None or (pivot.latent is None and not plan.one_scene and pivot.blur == blurs[0]):
+    given = None if pivot is None else pivot.given
+    if pivot is None or (given is None and not plan.one_scene and pivot.blur == blurs[0]):
         return Rows(batch, blurs, own, scenes, own)
-    if plan.one_scene and pivot.latent is None and pivot.blur in blurs:
+    if plan.one_scene and given is None and pivot.blur in blurs:
         return Rows(batch, blurs, (blurs.index(pivot.blur),) * batch, scenes, own)
     count = 1 if plan.one_scene else batch
-    if pivot.latent is not None and pivot.latent.shape[0] not in (1, count):
+    if given is not None and given.shape[0] not in (1, count):
         raise ValueError(
-            f"The pivot's latent is a batch of {pivot.latent.shape[0]}, but there "
+            f"The pivot's latent is a batch of {given.shape[0]}, but there "
             f"{'is 1 scene' if count == 1 else f'are {count} scenes'}. "
             "Give one latent (LatentFromBatch picks one out of a batch)."
         )
@@ -118,7 +155,7 @@ def arrange(plan: Plan, batch: int) -> Rows:
         noise=scenes + tuple(range(count)),
         # In the second of two sampler nodes the latents already differ: the nearest blur stands in best.
         latents=own + ((nearest(blurs, pivot.blur),) if plan.one_scene else own),
-        pinned=pivot.latent is not None,
+        pinned=given is not None,
     )
 
 

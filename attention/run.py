@@ -25,7 +25,7 @@ from torch import Tensor
 from .math import NO_ANNOTATION, Grounding, add, annotation, grounded_attention
 from .module import AdapterModule
 from .noise import SharedNoise
-from .rows import Plan, Rows, arrange, expand, grounding_steps
+from .rows import Plan, Rows, Trajectory, arrange, expand, grounding_steps
 
 RUN = "bokeh_run"
 CALL = "bokeh_call"
@@ -54,7 +54,7 @@ class Run:
     shared_noise: SharedNoise | None = None
     values: Tensor | None = None
     last_grounded_sigma: float = float("inf")
-    pinned_latent: Tensor | None = None
+    given: Tensor | Trajectory | None = None
     conds: dict[str, list] = field(default_factory=dict)
     cache: dict[Any, tuple[Tensor, Grounding | None]] = field(default_factory=dict)
 
@@ -153,20 +153,26 @@ class Hooks:
         if self.plan.pivot is not None:
             steps = len(sigmas) - 1
             run.last_grounded_sigma = float(sigmas[grounding_steps(self.plan.pivot.grounding, steps)])
-            if run.rows.pinned:
+            if self.plan.pivot.trajectory is not None:
+                run.given = self.plan.pivot.trajectory.to(device)
+            elif run.rows.pinned:
                 latent = self.plan.pivot.latent.to(device=device, dtype=torch.float32)
-                run.pinned_latent = guider.inner_model.process_latent_in(latent)
+                run.given = guider.inner_model.process_latent_in(latent)
         with run.shared_noise or nullcontext():
             return executor(guider, sigmas, extra_args, *args, **kwargs)
 
     def predict_noise(self, executor, x, timestep, model_options, *args, **kwargs):
         run = model_options["transformer_options"].get(RUN)
-        if run is not None and run.pinned_latent is not None:
-            sampling = executor.class_obj.inner_model.model_sampling
-            noise = run.noise[run.rows.targets :].to(x)
-            latent = run.pinned_latent.to(x).expand_as(noise)
+        if run is not None and run.given is not None:
+            sigmas = timestep[run.rows.targets :]
+            if isinstance(run.given, Trajectory):
+                pinned = run.given.at(sigmas).to(x)
+            else:
+                noise = run.noise[run.rows.targets :].to(x)
+                sampling = executor.class_obj.inner_model.model_sampling
+                pinned = sampling.noise_scaling(sigmas, noise, run.given.to(x).expand_as(noise))
             x = x.clone()
-            x[run.rows.targets :] = sampling.noise_scaling(timestep[run.rows.targets :], noise, latent)
+            x[run.rows.targets :] = pinned
         return executor(x, timestep, model_options, *args, **kwargs)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
@@ -263,7 +269,7 @@ class Hooks:
             return None
         if len(set(pivots)) == 1:
             pivots = pivots[:1]
-        as_index = (_index(part, device) for part in (targets, pivots, others))
+        as_index = (row_index(part, device) for part in (targets, pivots, others))
         return Grounding(*as_index, with_keys=self.with_keys)
 
 
@@ -292,7 +298,7 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
     return out + bias if call.inner is not None else add(out, bias)
 
 
-def _index(rows: list[int], device: torch.device) -> Tensor | slice:
+def row_index(rows: list[int], device: torch.device) -> Tensor | slice:
     """Row numbers as an index: a slice where they follow one another, because that copies nothing."""
     if rows and rows == list(range(rows[0], rows[-1] + 1)):
         return slice(rows[0], rows[-1] + 1)
@@ -330,7 +336,7 @@ def _without_pivots(callback: Callable | None, targets: int) -> Callable | None:
 
 
 def _check_pivot_latent(plan: Plan, noise: Tensor) -> None:
-    latent = plan.pivot.latent if plan.pivot is not None else None
+    latent = plan.pivot.given if plan.pivot is not None else None
     if latent is not None and latent.shape[1:] != noise.shape[1:]:
         raise ValueError(
             f"The pivot's latent is {_shape(latent)} (channels x height x width), but the graph samples "

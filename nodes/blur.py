@@ -5,9 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..attention.install import install
-from ..attention.rows import Pivot, Plan
+from ..attention.kontext import in_range, reference_holds_scene
+from ..attention.rows import Pivot, Plan, Trajectory
 from ..optics.sweep import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
+from .latent import repeat_scene
 from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input
+
+TRAJECTORY = io.Custom("BOKEH_TRAJECTORY")
 
 _MODEL_TOOLTIP = "A FLUX.1 model, with LoRAs and other patches already on it if you use any."
 _ADAPTER_TOOLTIP = "From Load Bokeh Adapter."
@@ -41,7 +45,8 @@ class BokehBlur(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, adapter, blur: float, strength: float, pivot: Pivot | None = None) -> io.NodeOutput:
-        return io.NodeOutput(install(model, adapter, Plan((blur,), pivot), strength))
+        blurs, notes = in_range(adapter, (blur,))
+        return io.NodeOutput(install(model, adapter, Plan(blurs, pivot), strength), ui={"text": notes})
 
 
 class BokehPivot(io.ComfyNode):
@@ -76,13 +81,26 @@ class BokehPivot(io.ComfyNode):
                     "through VAE Encode, or an earlier result. It must have the size of the picture that is "
                     "being sampled. In a sweep it costs one extra picture.",
                 ),
+                TRAJECTORY.Input(
+                    "trajectory",
+                    optional=True,
+                    tooltip="From Bokeh Invert, in place of a latent: the pivot follows the inverted photo through "
+                    "every noise level. Sample with the noise of the same Bokeh Invert.",
+                ),
             ],
             outputs=[PIVOT.Output(display_name="pivot", tooltip="Goes into the blur slider or the sweep.")],
         )
 
     @classmethod
-    def execute(cls, blur: float, grounding: float, latent: dict | None = None) -> io.NodeOutput:
-        return io.NodeOutput(Pivot(blur, grounding, None if latent is None else latent["samples"]))
+    def execute(
+        cls, blur: float, grounding: float, latent: dict | None = None, trajectory: Trajectory | None = None
+    ) -> io.NodeOutput:
+        if latent is not None and trajectory is not None:
+            raise ValueError(
+                "The pivot has a latent and a trajectory, but it can follow one of them only. Disconnect the latent "
+                "if you sample with the noise of Bokeh Invert, else the trajectory."
+            )
+        return io.NodeOutput(Pivot(blur, grounding, None if latent is None else latent["samples"], trajectory))
 
 
 class BokehSweep(io.ComfyNode):
@@ -115,7 +133,8 @@ class BokehSweep(io.ComfyNode):
                     "pivot",
                     optional=True,
                     tooltip="Chooses the pivot that holds the scene and how long it does so. Without it, the "
-                    "listed blur nearest to 15 is the pivot, which costs no extra picture.",
+                    "listed blur nearest to 15 is the pivot, which costs no extra picture. With BokehDepth there is "
+                    "none, because the photo holds the scene.",
                 ),
                 io.Int.Input(
                     "rows_at_once",
@@ -157,20 +176,10 @@ class BokehSweep(io.ComfyNode):
         pivot: Pivot | None = None,
         rows_at_once: int = 0,
     ) -> io.NodeOutput:
-        values = parse_blurs(blurs)
-        pivot = pivot or Pivot(values[nearest(values, DEFAULT_PIVOT)])
-        batch = latent["samples"].shape[0]
-        if batch != 1:
-            raise ValueError(
-                f"A sweep is one scene, but its latent is a batch of {batch}. Set the batch size of the latent "
-                "to 1, or pick one with LatentFromBatch; the sweep makes one row for each blur by itself."
-            )
+        values, notes = in_range(adapter, parse_blurs(blurs))
+        if pivot is None and not reference_holds_scene(adapter):
+            pivot = Pivot(values[nearest(values, DEFAULT_PIVOT)])
+        rows = repeat_scene(latent, len(values), "blur")
         swept = install(model, adapter, Plan(values, pivot, True, rows_at_once), strength)
-        return io.NodeOutput(swept, _repeat(latent, len(values)), Sweep(values, pivot.blur))
-
-
-def _repeat(latent: dict, count: int) -> dict:
-    """The latent once a blur; ``batch_index`` lets the host itself start every row from the same noise."""
-    repeated = {**latent, "batch_index": latent.get("batch_index", [0]) * count}
-    repeated["samples"] = latent["samples"].repeat(count, *[1] * (latent["samples"].ndim - 1))
-    return repeated
+        sweep = Sweep(values, None if pivot is None else pivot.blur)
+        return io.NodeOutput(swept, rows, sweep, ui={"text": notes})

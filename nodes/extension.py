@@ -7,9 +7,17 @@ from comfy_api.latest import ComfyExtension, io
 from ..weights.folder import register_folder
 from .adapter import BokehLoadAdapter, BokehSaveAdapter
 from .blur import BokehBlur, BokehPivot, BokehSweep
+from .demo import BokehDemoModel
+from .invert import BokehInvert
+from .lens import BokehLens
+from .pairs import BokehPairs
 from .pictures import BokehMatchColors, BokehSweepGrid
+from .prompt import BokehPrompt
+from .render import BokehRender
 from .report import BokehReport
 from .save import BokehSweepSave
+from .stage import BokehStage, BokehStageSweep
+from .train import BokehTrainAdapter
 from .view import BokehSweepView
 
 
@@ -21,14 +29,23 @@ class BokehExtension(ComfyExtension):
         # Hosts before on_load existed come here first.
         register_folder()
         return [
+            BokehDemoModel,
             BokehLoadAdapter,
             BokehSaveAdapter,
             BokehBlur,
             BokehPivot,
             BokehSweep,
+            BokehInvert,
+            BokehPrompt,
+            BokehLens,
+            BokehStage,
+            BokehStageSweep,
+            BokehRender,
             BokehMatchColors,
             BokehSweepGrid,
             BokehSweepView,
             BokehReport,
             BokehSweepSave,
+            BokehPairs,
+            BokehTrainAdapter,
         ]

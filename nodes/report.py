@@ -1,4 +1,4 @@
-"""The report on a sweep: what was asked for, what was measured."""
+"""The report on pictures: what was asked for, what was measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import comfy.model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..optics.report import draw, measure_sweep
+from ..optics.figure import draw
+from ..optics.report import measure_pictures, measure_sweep
 from ..optics.sweep import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
@@ -21,10 +22,18 @@ class BokehReport(io.ComfyNode):
             "plot",
             node_id="BokehReport",
             display_name="Bokeh Report",
-            description="Measures a sweep: does the blur follow the request, and does the scene stay the same?",
+            description="Measures a sweep: does the blur follow the request, and does the scene stay the same? Or "
+            "measures pictures against the plain model's: how much sharper is the subject?",
             inputs=[
-                io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
-                SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
+                io.Image.Input("images", tooltip=f"{IMAGES_TOOLTIP} Or any pictures of one scene beside a plain one."),
+                SWEEP.Input("sweep", optional=True, tooltip=f"{SWEEP_TOOLTIP} Leave it open for pictures of no sweep."),
+                io.Image.Input(
+                    "plain",
+                    optional=True,
+                    tooltip="The plain model's picture of the same seed and size, one picture: the sharpness of the "
+                    "others is then also given as a multiple of its sharpness. With a photo as the starting point, "
+                    "the photo itself.",
+                ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -50,22 +59,51 @@ class BokehReport(io.ComfyNode):
                     tooltip="How well the pictures show the pivot's scene: 1 = the same, 0 = unrelated.",
                 ),
                 io.String.Output(display_name="report", tooltip="All numbers as a small Markdown table."),
+                io.Float.Output(
+                    display_name="laplacian_gain",
+                    tooltip="Variance of the Laplacian over that of the plain picture, mean of the pictures: 2 = twice "
+                    "as sharp. Of the subject where a mask is given, else of the whole picture. 0 = not defined.",
+                ),
+                io.Float.Output(
+                    display_name="brenner_gain",
+                    tooltip="The same for Brenner's gradient, another measure of sharpness.",
+                ),
+                io.Float.Output(
+                    display_name="laplacian_gain_rest",
+                    tooltip="The Laplacian's gain of the background: below 1 = softer than in the plain picture. "
+                    "Needs a mask. 0 = not defined.",
+                ),
+                io.Float.Output(
+                    display_name="brenner_gain_rest", tooltip="The same for Brenner's gradient of the background."
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images, sweep: Sweep, mask=None, allow_download: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, images, sweep: Sweep | None = None, plain=None, mask=None, allow_download: bool = False
+    ) -> io.NodeOutput:
         bar = ProgressBar(len(images))
 
         def on_level(done: int, total: int) -> None:
             bar.update_absolute(done, total)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
-        report = measure_sweep(images, sweep, mask, allow_download, on_level)
+        if sweep is not None:
+            report = measure_sweep(images, sweep, mask, allow_download, on_level, plain)
+        elif plain is not None:
+            report, images = measure_pictures(images, plain, mask, allow_download, on_level)
+        else:
+            raise ValueError(
+                "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain "
+                "model's picture of the same seed."
+            )
         plot, text = draw(report, images), report.markdown()
         # A sweep of one level has no correlation, and its one picture is the scene.
         lvcorr = 0.0 if report.lvcorr is None else report.lvcorr
         consistency = 1.0 if report.consistency is None else report.consistency
+        gains = [gain or 0.0 for gain in report.gains(report.focused)]
+        rest = [gain or 0.0 for gain in report.gains(report.followed)] if mask is not None else [0.0, 0.0]
         shown = {**ui.PreviewImage(plot, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
-        return io.NodeOutput(plot, lvcorr, consistency, text, ui=shown)
+        return io.NodeOutput(plot, lvcorr, consistency, text, *gains, *rest, ui=shown)

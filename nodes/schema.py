@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 ADAPTER = io.Custom("BOKEH_ADAPTER")
+PAIRS = io.Custom("BOKEH_PAIRS")
 PIVOT = io.Custom("BOKEH_PIVOT")
 SWEEP = io.Custom("BOKEH_SWEEP")
 

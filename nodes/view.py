@@ -31,7 +31,8 @@ class BokehSweepView(io.ComfyNode):
     def execute(cls, images, sweep: Sweep) -> io.NodeOutput:
         sweep.check(len(images))
         files = ui.PreviewImage(images, cls=cls).values
-        levels = zip(files, sweep.values, sweep.labels, strict=True)
+        captions = sweep.captions or (None,) * len(sweep)
+        levels = zip(files, sweep.values, sweep.labels, captions, strict=True)
         # A key of its own: under "images" the page would draw its usual grid of previews below the slider.
         shown = {
             "name": sweep.name,
@@ -39,6 +40,8 @@ class BokehSweepView(io.ComfyNode):
             "reference": sweep.reference_row,
             "height": images.shape[1],
             "width": images.shape[2],
-            "levels": [{**file, "value": value, "label": label} for file, value, label in levels],
+            "levels": [
+                {**file, "value": value, "label": label, "caption": caption} for file, value, label, caption in levels
+            ],
         }
         return io.NodeOutput(ui={"bokeh_sweep": [shown]})

@@ -1,26 +1,16 @@
-"""The measures of a whole sweep: a table, a figure and the two numbers that sum them up."""
+"""The measures of a whole sweep: a table and the numbers that sum them up."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import measures
 from .sweep import Sweep, format_value
-
-# The figure: lengths in inches.
-WIDTH, DPI = 10.0, 120
-LEFT, RIGHT = 0.95, 0.4
-INK, QUIET, RULE = "#1f2328", "#6e7781", "#e4e7eb"
-BLUE, GREY, AMBER, GREEN, PURPLE = "#1d6fa5", "#8c959f", "#d97706", "#2a8f6d", "#8250a0"
-MOST_THUMBNAILS, FEWEST_SLOTS = 9, 5
-THUMBNAIL_PIXELS = 256
 
 # Pixels measured at once: some eight pictures of 512 x 512, so that memory does not follow the sweep.
 PIXELS_AT_ONCE = 2**21
@@ -37,6 +27,7 @@ class Sharpness:
         lvcorr: LVCorr by Pearson, None where it is not defined (``measures.lvcorr``).
         lvcorr_rank: LVCorr by rank, likewise.
         monotonicity: share of neighbouring requests in the right order, None for a single request.
+        plain: the two measures of the plain model's picture in this area, None where there is none.
     """
 
     area: str
@@ -45,6 +36,16 @@ class Sharpness:
     lvcorr: float | None
     lvcorr_rank: float | None
     monotonicity: float | None
+    plain: tuple[float, float] | None = None
+
+    @property
+    def ratios(self) -> tuple[list[float | None], list[float | None]]:
+        """Laplacian and Brenner of each picture over those of the plain picture (GBSD, table 1); None over 0."""
+        laplacian, brenner = self.plain or (0.0, 0.0)
+        return (
+            [x / laplacian if laplacian else None for x in self.laplacian],
+            [x / brenner if brenner else None for x in self.brenner],
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Report:
         psnr: in dB to it, None (infinite) for an equal picture.
         lpips: LPIPS to it, None where the weights are not at hand.
         notes: sentences on what could not be measured.
+        plain_row: row of the plain model's picture, where that is among the pictures.
     """
 
     sweep: Sweep
@@ -68,6 +70,7 @@ class Report:
     psnr: tuple[float | None, ...]
     lpips: tuple[float, ...] | None
     notes: tuple[str, ...]
+    plain_row: int | None = None
 
     @property
     def followed(self) -> Sharpness:
@@ -82,24 +85,45 @@ class Report:
     @property
     def consistency(self) -> float | None:
         """Mean alignment of the other pictures with the reference, None for a single picture."""
-        return self._mean_of_others(self.alignment)
+        return _mean_without(self.sweep.reference_row, self.alignment)
 
-    def _mean_of_others(self, numbers: Sequence[float | None]) -> float | None:
-        others = [x for i, x in enumerate(numbers) if i != self.sweep.reference_row and x is not None]
-        return math.fsum(others) / len(others) if others else None
+    @property
+    def focused(self) -> Sharpness:
+        """The area that is asked to stay sharp: the subject where it is known, else the whole picture."""
+        return self.areas[min(1, len(self.areas) - 1)]
+
+    def gains(self, area: Sharpness) -> tuple[float | None, float | None]:
+        """Mean over the pictures of the Laplacian's and of Brenner's ratio to the plain picture in an area."""
+        laplacian, brenner = area.ratios
+        return _mean_without(self.plain_row, laplacian), _mean_without(self.plain_row, brenner)
 
     def headline(self) -> str:
         """The summary in one line."""
-        return f"LVCorr {_number(self.lvcorr)} · consistency {_number(self.consistency)}"
+        line = f"LVCorr {_number(self.lvcorr)} · consistency {_number(self.consistency)}"
+        if self.focused.plain is None:
+            return line
+        return f"{line} · {self._gain_in_words(self.focused)}"
+
+    def _gain_in_words(self, area: Sharpness) -> str:
+        laplacian, brenner = self.gains(area)
+        return f"{area.area} Laplacian {_ratio(laplacian)}, Brenner {_ratio(brenner)}"
 
     def markdown(self) -> str:
         """Summary and a table with one row a level, as Markdown."""
-        reference = format_value(self.sweep.values[self.sweep.reference_row])
+        reference = self.sweep.labels[self.sweep.reference_row]
+        meaning = "how well the measured blur follows the request, 1 = exactly"
+        if self.sweep.name != "blur":
+            meaning = f"correlation of the measured blur with the {self.sweep.name}, -1 to 1"
         lines = [
-            f"**LVCorr {_number(self.lvcorr)}** ({self.followed.area}): how well the measured blur follows the "
-            f"request, 1 = exactly.  ",
-            f"**Consistency {_number(self.consistency)}**: mean alignment with {self.sweep.name} {reference}, "
-            f"1 = the same scene.",
+            f"**LVCorr {_number(self.lvcorr)}** ({self.followed.area}): {meaning}.  ",
+            f"**Consistency {_number(self.consistency)}**: mean alignment with {reference}, 1 = the same scene.",
+        ]
+        compared = [area for area in self.areas[-2:] if area.plain is not None]
+        if compared:
+            lines[-1] += "  "
+            gains = "; ".join(self._gain_in_words(area) for area in compared)
+            lines.append(f"**Sharpness over the plain picture**, mean: {gains}.")
+        lines += [
             "",
             "| area | LVCorr | by rank | in right order |",
             "| --- | ---: | ---: | ---: |",
@@ -116,7 +140,8 @@ class Report:
             f"| ---: |{' ---: |' * len(columns)}",
         ]
         for i, value in enumerate(self.sweep.values):
-            mark = " (pivot)" if value == self.sweep.pivot else ""
+            names = [*self.sweep.captions[i : i + 1], *(["pivot"] if value == self.sweep.pivot else [])]
+            mark = f" ({', '.join(names)})" if names else ""
             cells = " | ".join(column[i] for column in columns.values())
             lines.append(f"| {format_value(value)}{mark} | {cells} |")
         if self.notes:
@@ -128,6 +153,10 @@ class Report:
         for area in self.areas:
             columns[f"Laplacian, {area.area}"] = [f"{x:.2e}" for x in area.laplacian]
             columns[f"Brenner, {area.area}"] = [f"{x:.2e}" for x in area.brenner]
+            if area.plain is not None:
+                laplacian, brenner = area.ratios
+                columns[f"Laplacian over plain, {area.area}"] = [_ratio(x) for x in laplacian]
+                columns[f"Brenner over plain, {area.area}"] = [_ratio(x) for x in brenner]
         columns["alignment"] = [f"{x:.3f}" for x in self.alignment]
         columns["MS-SSIM"] = [f"{x:.3f}" for x in self.ms_ssim]
         columns["PSNR, dB"] = ["equal" if x is None else f"{x:.1f}" for x in self.psnr]
@@ -142,6 +171,7 @@ def measure_sweep(
     mask: Tensor | None = None,
     allow_download: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    plain: Tensor | None = None,
 ) -> Report:
     """Measure every picture of a sweep.
 
@@ -150,11 +180,14 @@ def measure_sweep(
         mask: the subject, [H, W] or [1 or B, H, W]; sharpness is then measured apart in it and behind it.
         allow_download: fetch the weights of LPIPS (233 MB) if they are missing.
         progress: called with the number of pictures done and their total; may raise to stop.
+        plain: [1, H, W, 3 or more], the plain model's picture of the same seed, to set the sharpness against.
 
     Raises:
-        ValueError: when pictures, sweep and mask do not fit together.
+        ValueError: when pictures, sweep, mask and plain picture do not fit together.
     """
     sweep.check(len(images))
+    if plain is not None:
+        _check_plain(plain, images)
     reference = images[sweep.reference_row]
     regions: dict[str, Tensor | None] = {"picture": None}
     if mask is not None:
@@ -183,6 +216,12 @@ def measure_sweep(
                 progress(done, count)
 
     areas = tuple(_summary(sweep.values, name, *numbers) for name, numbers in sharpness.items())
+    if plain is not None:
+        # The whole picture says nothing where subject and background are known.
+        areas = (
+            *areas[:-2],
+            *(replace(area, plain=_plain_sharpness(plain, regions[area.area])) for area in areas[-2:]),
+        )
     return Report(
         sweep=sweep,
         areas=areas,
@@ -192,6 +231,60 @@ def measure_sweep(
         lpips=None if network is None else tuple(lpips),
         notes=tuple(_notes(sweep, areas[-1]) + ([reason] if reason else [])),
     )
+
+
+def measure_pictures(
+    images: Tensor,
+    plain: Tensor,
+    mask: Tensor | None = None,
+    allow_download: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Report, Tensor]:
+    """Measure pictures that are no sweep against the plain model's picture.
+
+    Args:
+        plain: [1, H, W, 3 or more]; the other arguments are those of ``measure_sweep``.
+
+    Returns:
+        The report, in which the plain picture is row 0 and holds the scene, and the pictures it is about, [1 + B, ...].
+
+    Raises:
+        ValueError: when the pictures and the mask do not fit together.
+    """
+    _check_plain(plain, images)
+    together = torch.cat((plain[..., :3], images[..., :3].to(plain)))
+    if mask is not None and mask.ndim > 2 and len(mask) == len(images) > 1:
+        mask = torch.cat((mask[:1], mask))
+    numbers = range(len(together))
+    sweep = Sweep(tuple(map(float, numbers)), 0.0, "picture", ("plain", *(f"picture {i}" for i in numbers[1:])))
+    report = measure_sweep(together, sweep, mask, allow_download, progress, plain)
+    areas = tuple(replace(area, lvcorr=None, lvcorr_rank=None, monotonicity=None) for area in report.areas)
+    notes = ("The pictures are no sweep, so LVCorr is not defined.", *report.notes)
+    return replace(report, areas=areas, notes=notes, plain_row=0), together
+
+
+def _check_plain(plain: Tensor, images: Tensor) -> None:
+    if len(plain) != 1:
+        raise ValueError(
+            f"There are {len(plain)} plain pictures, expected one: the picture of the same seed and size without "
+            "Bokeh Stage or a blur adapter. ImageFromBatch picks one out of a batch."
+        )
+    if plain.shape[1:3] != images.shape[1:3]:
+        sizes = [f"{picture.shape[2]} x {picture.shape[1]}" for picture in (plain, images)]
+        raise ValueError(
+            f"The plain picture is {sizes[0]} px, but the pictures are {sizes[1]} px. Sample it at their size, with "
+            "the same seed."
+        )
+
+
+def _plain_sharpness(plain: Tensor, region: Tensor | None) -> tuple[float, float]:
+    area = None if region is None else region[:1]
+    return measures.laplacian_variance(plain, area).item(), measures.brenner(plain, area).item()
+
+
+def _mean_without(row: int | None, numbers: Sequence[float | None]) -> float | None:
+    others = [x for i, x in enumerate(numbers) if i != row and x is not None]
+    return math.fsum(others) / len(others) if others else None
 
 
 def _summary(values: tuple[float, ...], area: str, laplacian: list[float], brenner: list[float]) -> Sharpness:
@@ -220,176 +313,5 @@ def _number(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
 
 
-def draw(report: Report, images: Tensor) -> Tensor:
-    """The report as one figure: sharpness and consistency over the requested blur, with thumbnails.
-
-    Args:
-        report: from ``measure_sweep``.
-        images: the pictures that were measured, [B, H, W, 3 or more].
-
-    Returns:
-        [1, height, 1200, 3] float32 in 0..1.
-    """
-    # Late, because the host starts without it; the object interface leaves pyplot's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    report.sweep.check(len(images))
-    shown = _evenly_picked(report.sweep)
-    slot = (WIDTH - LEFT - RIGHT) / max(len(shown), FEWEST_SLOTS)
-    thumbnail = 0.92 * slot, min(0.92 * slot * images.shape[1] / images.shape[2], 1.5 * slot)
-    figure = Figure((WIDTH, 8.65 + thumbnail[1]), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-
-    count = len(images)
-    title = f"{report.sweep.name.capitalize()} sweep, {count} {'level' if count == 1 else 'levels'}"
-    height = figure.get_figheight()
-    figure.text(LEFT / WIDTH, 1 - 0.55 / height, title, size=17, weight="bold", color=INK)
-    figure.text(LEFT / WIDTH, 1 - 0.88 / height, report.headline(), size=13, color=QUIET)
-    _draw_sharpness(_panel(figure, 2.0, 2.5), report)
-    _draw_consistency(lower := _panel(figure, 5.55, 1.7), report)
-    centres = _apart([lower.transLimits.transform((report.sweep.values[row], 0))[0] for row in shown], slot)
-    for row, centre in zip(shown, centres, strict=True):
-        frame = _panel(figure, 7.9, thumbnail[1], LEFT + centre - thumbnail[0] / 2, thumbnail[0])
-        _draw_thumbnail(frame, lower, report.sweep, row, images[row])
-    middle = (LEFT + WIDTH - RIGHT) / 2 / WIDTH
-    figure.text(middle, 0.2 / height, f"requested {report.sweep.name}", size=13, color=QUIET, ha="center")
-
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255
-    return torch.from_numpy(picture)[None]
-
-
-def _panel(figure, top: float, height: float, left: float = LEFT, width: float = WIDTH - LEFT - RIGHT):
-    whole = figure.get_figheight()
-    return figure.add_axes((left / WIDTH, 1 - (top + height) / whole, width / WIDTH, height / whole))
-
-
-def _draw_sharpness(axes, report: Report) -> None:
-    _style(axes, "Measured sharpness", "variance of the Laplacian", report.sweep)
-    colours = {"picture": GREY, "subject": GREEN, report.followed.area: BLUE}
-    lowest, highest = math.inf, -math.inf
-    for area in report.areas:
-        numbers = [max(x, measures.VARIANCE_FLOOR) for x in area.laplacian]
-        _line(axes, report.sweep, numbers, colours[area.area], area.area, main=area is report.followed)
-        lowest, highest = min(lowest, *numbers), max(highest, *numbers)
-    # Whole decades, so that equal pictures are a level line and not magnified rounding.
-    bottom, top = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
-    axes.set_yscale("log")
-    axes.set_ylim(0.8 * 10.0**bottom, 1.25 * 10.0 ** max(top, bottom + 1))
-    axes.minorticks_off()
-    axes.tick_params(labelbottom=False)
-    if len(report.areas) > 1:
-        _legend(axes)
-
-
-def _draw_consistency(axes, report: Report) -> None:
-    sweep = report.sweep
-    reference = f"{sweep.name} {format_value(sweep.values[sweep.reference_row])}"
-    nearest = sweep.pivot is not None and sweep.pivot_row is None
-    title = f"Consistency with {reference}{', the nearest to the pivot' if nearest else ''}"
-    _style(axes, title, "1 = equal", sweep)
-    _line(axes, sweep, report.ms_ssim, GREY, "MS-SSIM")
-    if report.lpips is not None:
-        _line(axes, sweep, [1 - x for x in report.lpips], PURPLE, "1 - LPIPS")
-    _line(axes, sweep, report.alignment, BLUE, "alignment", main=True)
-    axes.set_ylim(min(0.0, *report.alignment) - 0.05, 1.05)
-    axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
-    _legend(axes)
-    low, high = axes.get_xlim()
-    if sweep.pivot is not None and low <= sweep.pivot <= high:
-        side = 1 if sweep.pivot < low + 0.9 * (high - low) else -1
-        axes.annotate(
-            "pivot",
-            (sweep.pivot, 0),
-            (6 * side, 6),
-            axes.get_xaxis_transform(),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            color=AMBER,
-            size=11.5,
-        )
-
-
-def _style(axes, title: str, quantity: str, sweep: Sweep) -> None:
-    low, high = min(sweep.values), max(sweep.values)
-    margin = 0.02 * (high - low) or 1.0
-    axes.set_xlim(low - margin, high + margin)
-    axes.xaxis.set_major_formatter(lambda value, _: format_value(value))
-    if low == high:
-        axes.set_xticks((low,))
-    axes.set_facecolor("none")
-    axes.grid(True, axis="y", color=RULE, linewidth=1)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(GREY)
-    axes.tick_params(labelsize=12, colors=QUIET, length=0, pad=6)
-    axes.set_title(title, loc="left", size=13.5, weight="bold", color=INK, pad=34)
-    axes.annotate(quantity, (0, 1), (0, 16), "axes fraction", textcoords="offset points", color=QUIET, size=11.5)
-    if sweep.pivot is not None and low - margin <= sweep.pivot <= high + margin:
-        axes.axvline(sweep.pivot, color=AMBER, linewidth=1.4, linestyle=(0, (4, 3)), zorder=1)
-
-
-def _line(axes, sweep: Sweep, numbers: Sequence[float], colour: str, label: str, main: bool = False) -> None:
-    points = sorted(zip(sweep.values, numbers, strict=True), key=lambda point: point[0])
-    # Markers while they stay apart; a line alone reads better for a long sweep.
-    size = 0 if len(points) > 60 else 6.5 if main else 5
-    axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=2.6 if main else 1.8, marker="o")
-    axes.lines[-1].set(markersize=size, zorder=3)
-
-
-def _legend(axes) -> None:
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        borderaxespad=0.3,
-        ncols=3,
-        columnspacing=1.6,
-        handlelength=1.4,
-        frameon=False,
-        fontsize=12,
-        labelcolor=INK,
-    )
-
-
-def _draw_thumbnail(frame, plot, sweep: Sweep, row: int, image: Tensor) -> None:
-    from matplotlib.patches import ConnectionPatch
-    from matplotlib.transforms import ScaledTranslation
-
-    marked = sweep.values[row] == sweep.pivot
-    colour = AMBER if marked else QUIET
-    rgb = image[..., :3].float().movedim(-1, 0)[None].clamp(0, 1)
-    scale = min(1.0, THUMBNAIL_PIXELS / max(rgb.shape[2:]))
-    size = [max(1, round(scale * side)) for side in rgb.shape[2:]]
-    frame.imshow(F.interpolate(rgb, size=size, mode="area")[0].movedim(0, -1).cpu().numpy())
-    frame.set(xticks=(), yticks=(), anchor="N")
-    for spine in frame.spines.values():
-        spine.set(color=colour, linewidth=2.5 if marked else 0.8)
-    caption = format_value(sweep.values[row]) + (" · pivot" if marked else "")
-    frame.set_xlabel(caption, size=12, color=colour, labelpad=6, weight="bold" if marked else "normal")
-    under_ticks = plot.get_xaxis_transform() + ScaledTranslation(0, -0.32, frame.figure.dpi_scale_trans)
-    leader = ConnectionPatch((0.5, 1.0), (sweep.values[row], 0.0), frame.transAxes, under_ticks)
-    leader.set(color=colour, linewidth=0.9)
-    frame.figure.add_artist(leader)
-
-
-def _apart(places: list[float], slot: float) -> list[float]:
-    """Centres in inches of thumbnails ``slot`` wide, as near to ``places`` (0..1, rising) as they fit."""
-    length = WIDTH - LEFT - RIGHT
-    centres: list[float] = []
-    for place in places:
-        centres.append(max(place * length, centres[-1] + slot if centres else slot / 2))
-    for i in reversed(range(len(centres))):
-        centres[i] = min(centres[i], length - slot / 2 - (len(centres) - 1 - i) * slot)
-    return centres
-
-
-def _evenly_picked(sweep: Sweep) -> list[int]:
-    """At most nine rows, evenly spread over the sweep in the order of their values, the reference among them."""
-    order = sorted(range(len(sweep)), key=lambda row: sweep.values[row])
-    count = min(MOST_THUMBNAILS, len(order))
-    places = [round(i * (len(order) - 1) / max(1, count - 1)) for i in range(count)]
-    reference = order.index(sweep.reference_row)
-    places[min(range(count), key=lambda i: abs(places[i] - reference))] = reference
-    return [order[place] for place in places]
+def _ratio(value: float | None) -> str:
+    return "not defined" if value is None else f"x{value:.2f}"

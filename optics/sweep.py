@@ -1,15 +1,36 @@
-"""Sweeps: the list of blur values behind a batch of pictures, and the text a user types for it."""
+"""Sweeps: the list of values behind a batch of pictures, and the text a user types for it."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BLUR_MIN = 0.0
 BLUR_MAX = 30.0
 MAX_LEVELS = 200
 DEFAULT_PIVOT = 15.0
+
+
+class Scale(NamedTuple):
+    """What a list of values is about, as the sentences about mistakes in it need it.
+
+    Attributes:
+        name: "blur", "alpha", ...
+        low, high: the smallest and the largest value.
+        example: a list and a range that are right.
+        ends: what the two ends mean, a sentence.
+    """
+
+    name: str
+    low: float
+    high: float
+    example: tuple[str, str]
+    ends: str
+
+
+BLUR = Scale("blur", BLUR_MIN, BLUR_MAX, ("0, 4, 8, 15, 22, 30", "0..30/7"), "0 is sharp, 30 is the strongest defocus.")
 
 
 @dataclass(frozen=True)
@@ -20,11 +41,15 @@ class Sweep:
         values: one number a picture, in the order of the batch (blur 0..30 unless ``name`` says otherwise).
         pivot: blur of the pivot picture that holds the scene, None when nothing was grounded.
         name: what the values are, as a label writes it ("blur", "alpha").
+        captions: another name for each value ("f/1.4", "f/16"), or none at all.
+        decimals: how many every label has; None for as many as its value needs, two at most.
     """
 
     values: tuple[float, ...]
     pivot: float | None = None
     name: str = "blur"
+    captions: tuple[str, ...] = ()
+    decimals: int | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -51,8 +76,15 @@ class Sweep:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One short label a picture, such as ``blur 12.5``."""
-        return tuple(f"{self.name} {format_value(value)}" for value in self.values)
+        """One short label a picture: its caption, else such as ``blur 12.5``."""
+        return self.captions or tuple(f"{self.name} {number}" for number in self.short_labels)
+
+    @property
+    def short_labels(self) -> tuple[str, ...]:
+        """The labels where the name of the values stands already: the caption, else such as ``12.5``."""
+        if self.captions or self.decimals is None:
+            return self.captions or tuple(map(format_value, self.values))
+        return tuple(f"{value:.{self.decimals}f}" for value in self.values)
 
 
 def nearest(values: tuple[float, ...], target: float) -> int:
@@ -66,7 +98,12 @@ def format_value(value: float) -> str:
 
 
 def parse_blurs(text: str) -> tuple[float, ...]:
-    """Read a list of blur values: numbers and ranges, separated by commas, semicolons or spaces.
+    """``parse_values`` for blurs, 0..30."""
+    return parse_values(text, BLUR)
+
+
+def parse_values(text: str, scale: Scale) -> tuple[float, ...]:
+    """Read a list of values: numbers and ranges, separated by commas, semicolons or spaces.
 
     ``first..last/count`` stands for ``count`` evenly spaced values, both ends included;
     ``first..last`` steps by one. Order and duplicates are kept.
@@ -76,21 +113,26 @@ def parse_blurs(text: str) -> tuple[float, ...]:
     """
     entries = [entry for entry in re.split(r"[,;\s]+", text.strip()) if entry]
     if not entries:
-        raise ValueError("The list of blurs is empty. Write numbers from 0 to 30, for example: 0, 4, 8, 15, 22, 30")
+        raise ValueError(
+            f"The list of {scale.name}s is empty. Write numbers from {scale.low:g} to {scale.high:g}, for example: "
+            f"{scale.example[0]}"
+        )
     values: list[float] = []
     for entry in entries:
-        values += _expand(entry)
+        values += _expand(entry, scale)
         if len(values) > MAX_LEVELS:
-            raise ValueError(f"The list of blurs has more than {MAX_LEVELS} values. Use a shorter list or two sweeps.")
+            raise ValueError(
+                f"The list of {scale.name}s has more than {MAX_LEVELS} values. Use a shorter list or two sweeps."
+            )
     return tuple(values)
 
 
-def _expand(entry: str) -> list[float]:
+def _expand(entry: str, scale: Scale) -> list[float]:
     first_text, is_range, rest = entry.partition("..")
     if not is_range:
-        return [_blur(entry, entry)]
+        return [_value(entry, entry, scale)]
     last_text, has_count, count_text = rest.partition("/")
-    first, last = _blur(first_text, entry), _blur(last_text, entry)
+    first, last = _value(first_text, entry, scale), _value(last_text, entry, scale)
     if not has_count:
         step = math.copysign(1.0, last - first)
         return [first + step * i for i in range(int(abs(last - first)) + 1)]
@@ -101,16 +143,17 @@ def _expand(entry: str) -> list[float]:
     return [(first * (count - 1 - i) + last * i) / (count - 1) for i in range(count)]
 
 
-def _blur(text: str, entry: str) -> float:
+def _value(text: str, entry: str, scale: Scale) -> float:
     try:
         value = float(text)
     except ValueError:
         where = "" if text == entry else f" in '{entry}'"
         raise ValueError(
-            f"'{text}'{where} is not a number. Write blurs from 0 to 30 or ranges such as 0..30/7"
+            f"'{text}'{where} is not a number. Write {scale.name}s from {scale.low:g} to {scale.high:g} or ranges "
+            f"such as {scale.example[1]}"
         ) from None
-    if not BLUR_MIN <= value <= BLUR_MAX:  # also false for nan
-        raise ValueError(f"Blur {text} is outside 0 to 30. 0 is sharp, 30 is the strongest defocus.")
+    if not scale.low <= value <= scale.high:  # also false for nan
+        raise ValueError(f"{scale.name.capitalize()} {text} is outside {scale.low:g} to {scale.high:g}. {scale.ends}")
     return value
 
 

@@ -41,8 +41,8 @@ def sockets(schema) -> list:
 def messages() -> list[str]:
     """The texts in the pack's Python files, with ``...`` where a value is filled in."""
     texts = []
-    for layer in ("nodes", "attention", "weights", "optics"):
-        for file in (CHECKOUT / layer).glob("*.py"):
+    for layer in ("nodes", "attention", "training", "weights", "optics"):
+        for file in (CHECKOUT / layer).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
                     texts.append("".join(part.value if _is_text(part) else "..." for part in node.values))

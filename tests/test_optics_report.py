@@ -8,7 +8,8 @@ import torch
 import torchvision
 
 from bokeh.optics import measures
-from bokeh.optics.report import draw, measure_sweep
+from bokeh.optics.figure import draw
+from bokeh.optics.report import measure_pictures, measure_sweep
 from bokeh.optics.sweep import Sweep
 
 LEVELS = (0.0, 10.0, 20.0, 30.0)
@@ -228,3 +229,79 @@ def test_bad_input_is_named():
         "The mask is 64 x 64 px, but the pictures are 128 x 96 px. Scale the mask to the pictures' size; a picture "
         "loaded without transparency gives an empty mask of 64 x 64 px.",
     )
+
+
+# Against the plain model's picture
+
+
+def plain_picture() -> torch.Tensor:
+    return 0.25 + 0.5 * pictures(1)
+
+
+def test_sharpness_is_set_against_the_plain_picture_in_each_area():
+    images, plain = pictures(), plain_picture()
+    report = measure_sweep(images, SWEEP, left_half(), plain=plain)
+    whole, subject, background = report.areas
+    assert whole.plain is None
+    assert report.focused is subject
+    # Half the contrast is a quarter of the variance and of the squared gradient.
+    assert report.gains(subject) == pytest.approx((4.0, 4.0), rel=1e-3)
+    laplacian, brenner = background.ratios
+    area = measures.background_area(left_half(), images)
+    expected = measures.laplacian_variance(images, area) / measures.laplacian_variance(plain, area)
+    assert laplacian == pytest.approx(expected.tolist())
+    assert brenner == pytest.approx((measures.brenner(images, area) / measures.brenner(plain, area)).tolist())
+    assert report.gains(background)[0] == pytest.approx(expected.mean().item())
+    text = report.markdown()
+    mean = f"x{expected.mean():.2f}"
+    gains = f"subject Laplacian x4.00, Brenner x4.00; background Laplacian {mean}"
+    assert f"**Sharpness over the plain picture**, mean: {gains}" in text
+    assert "subject Laplacian x4.00, Brenner x4.00" in report.headline()
+    assert "| Laplacian over plain, background | Brenner over plain, background |" in text
+    assert "over plain, picture" not in text
+    # The sweep's own measures are as they were.
+    assert report.lvcorr == measure_sweep(images, SWEEP, left_half()).lvcorr
+
+
+def test_pictures_of_no_sweep_are_held_against_the_plain_one():
+    images, plain = pictures(2), plain_picture()
+    report, together = measure_pictures(images, plain, left_half()[None].expand(2, -1, -1))
+    assert torch.equal(together, torch.cat((plain, images)))
+    assert report.gains(report.focused) == pytest.approx((4.0, 4.0), rel=1e-3)
+    assert report.lvcorr is None
+    assert report.notes[0] == "The pictures are no sweep, so LVCorr is not defined."
+    alignment = measures.alignment(together, plain[0]).tolist()
+    assert report.consistency == pytest.approx((alignment[1] + alignment[2]) / 2)
+    assert "mean alignment with plain" in report.markdown()
+    check_text_and_figure(report, together)
+    without_mask, _ = measure_pictures(images[:1], plain)
+    assert without_mask.focused.area == "picture"
+    assert without_mask.gains(without_mask.focused) == pytest.approx((4.0, 4.0), rel=1e-3)
+
+
+def test_a_flat_plain_picture_is_said_and_not_a_number():
+    images = pictures()
+    report = measure_sweep(images, SWEEP, left_half(), plain=torch.full((1, 96, 128, 3), 0.5))
+    assert report.gains(report.focused) == (None, None)
+    assert "subject Laplacian not defined, Brenner not defined" in report.markdown()
+    check_text_and_figure(report, images)
+
+
+def test_a_plain_picture_that_does_not_fit_is_named():
+    images = pictures()
+    assert_refused(
+        lambda: measure_sweep(images, SWEEP, plain=images[:2]),
+        "There are 2 plain pictures, expected one: the picture of the same seed and size without Bokeh Stage or a blur "
+        "adapter. ImageFromBatch picks one out of a batch.",
+    )
+    assert_refused(
+        lambda: measure_pictures(images, torch.zeros(1, 64, 64, 3)),
+        "The plain picture is 64 x 64 px, but the pictures are 128 x 96 px. Sample it at their size, with the same "
+        "seed.",
+    )
+
+
+def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
+    text = measure_sweep(pictures(), Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)).markdown()
+    assert "correlation of the measured blur with the alpha, -1 to 1." in text
+    assert "mean alignment with alpha 0.60" in text or "mean alignment with alpha 0.30" in text

@@ -16,7 +16,7 @@ from adapter_files import official_config, official_tensors
 from hub_server import HubServer
 
 from bokeh.weights.files import read_adapter
-from bokeh.weights.folder import PUBLIC_ADAPTERS
+from bokeh.weights.folder import DEMO, PUBLIC_ADAPTERS
 
 LABEL, KONTEXT_LABEL = (entry.label for entry in PUBLIC_ADAPTERS)
 REPOSITORY, KONTEXT_REPOSITORY = (entry.repository for entry in PUBLIC_ADAPTERS)
@@ -122,9 +122,9 @@ def test_progress_counts_bytes_of_all_files_up_to_the_end(hub, worker, tmp_path)
 
 def test_list_offers_the_download_until_the_file_is_there(hub, worker, tmp_path):
     answer = worker.download(tmp_path)
-    assert answer["before"] == [LABEL, KONTEXT_LABEL]
-    assert answer["during"] == [LABEL, KONTEXT_LABEL]
-    assert answer["after"] == [NAME, KONTEXT_LABEL]
+    assert answer["before"] == [LABEL, KONTEXT_LABEL, DEMO]
+    assert answer["during"] == [LABEL, KONTEXT_LABEL, DEMO]
+    assert answer["after"] == [NAME, KONTEXT_LABEL, DEMO]
 
 
 def test_file_that_is_there_is_not_downloaded_again(hub, worker, tmp_path):
@@ -137,7 +137,7 @@ def test_file_that_is_there_is_not_downloaded_again(hub, worker, tmp_path):
 def test_interrupted_download_lists_nothing_and_goes_on_where_it_stopped(hub, worker, tmp_path):
     answer = worker.download(tmp_path, stop_at=len(CONFIG) + 1)
     assert answer.get("stopped")
-    assert answer["after"] == [LABEL, KONTEXT_LABEL]
+    assert answer["after"] == [LABEL, KONTEXT_LABEL, DEMO]
     (partial,) = (tmp_path / "bokeh_adapters/BokehDiffusion/.download").glob("model*.partial")
     reached = partial.stat().st_size
     assert 0 < reached < len(CONTENT)
@@ -177,7 +177,7 @@ def test_damaged_file_is_removed(hub, worker, tmp_path):
         rf"{checksum}\) and was removed\. Try again\. {re.escape(by_hand(tmp_path))}",
         answer["error"],
     )
-    assert answer["after"] == [LABEL, KONTEXT_LABEL]
+    assert answer["after"] == [LABEL, KONTEXT_LABEL, DEMO]
     assert not any("model" in name for name in everything_below(tmp_path))
 
 

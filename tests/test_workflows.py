@@ -25,9 +25,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def model_files(server):
-    """Empty files under the names that the examples ask for, so that the page misses none."""
+    """Empty models and a black photo under the names that the examples ask for, so that the page misses none."""
     for path in EXAMPLES:
         for node in nodes_of(path):
+            if node["type"] == "LoadImage":
+                Image.new("RGB", (64, 64)).save(server.base / "input" / node["widgets_values"][0])
             for model in node["properties"].get("models", ()):
                 file = server.models / model["directory"] / model["name"]
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -95,8 +95,11 @@ def measure() -> int:
         for size in (512, 1024):
             title = f"width 3072, 19 + 38 blocks, rank 128, bfloat16, {size} px"
             compare(title, full, 128, torch.bfloat16, size, 512, options)
+    stages(options)
     load_full_size()
     report_of_200_levels()
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        depth_renderer(device)
     return 0
 
 
@@ -104,7 +107,8 @@ def report_of_200_levels() -> None:
     """The whole report, measures and figure, on 200 pictures of 512 x 512 with a mask."""
     import torch
 
-    from bokeh.optics.report import draw, measure_sweep
+    from bokeh.optics.figure import draw
+    from bokeh.optics.report import measure_sweep
     from bokeh.optics.sweep import Sweep
 
     images = torch.rand(8, 512, 512, 3).repeat(25, 1, 1, 1)
@@ -114,6 +118,75 @@ def report_of_200_levels() -> None:
     started = time.perf_counter()
     draw(measure_sweep(images, sweep, mask), images)
     print(f"\nreport of 200 levels of 512 x 512: {time.perf_counter() - started:.1f} s")
+
+
+def depth_renderer(device: str) -> None:
+    """The depth renderer at 1024 x 1024 and a radius of 30 px, beside one disc for all pixels (kornia), and at 256 x
+    256 beside the slow reference of the tests."""
+    import torch
+    from kornia.filters import filter2d
+    from slow_discs import rendered_slowly
+
+    from bokeh.optics.defocus import Aperture, soft_disc
+    from bokeh.optics.render import render_depth
+
+    def seconds(job: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        job()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def scenes(size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        image = torch.rand(1, size, size, 3, device=device)
+        plane = torch.zeros(1, size, size, device=device)
+        ramp = torch.linspace(0, 1, size, device=device).expand(1, size, size)
+        coarse = torch.rand(1, 1, 8, 8, device=device)
+        things = torch.nn.functional.interpolate(coarse, size=(size, size))[0]
+        # Focused at 0.5, a disparity of 0 or 1 has a radius of 30 px at 1024 px.
+        return image, {"all at radius 30": plane, "slope, 0 to 30": ramp, "64 flat things": things}
+
+    image, depths = scenes(1024)
+    side = torch.arange(-30, 31, dtype=torch.float32, device=device)
+    disc = soft_disc(Aperture().distance(side[:, None], side), torch.tensor(30.0, device=device))
+    light = image.movedim(-1, 1).pow(2.2)
+    seconds(lambda: filter2d(light, disc[None], normalized=True))
+    one_disc = seconds(lambda: filter2d(light, disc[None], normalized=True))
+    print(f"\ndepth renderer, 1024 x 1024, {device}; kornia's filter with one disc of radius 30: {one_disc:.2f} s")
+    for name, depth in depths.items():
+        ours = seconds(lambda depth=depth: render_depth(image, depth, 0.5, 30.0))
+        print(f"  {name:18} {ours:8.2f} s   {ours / one_disc:.2f} of kornia's")
+    image, depths = scenes(256)
+    small = image, depths["64 flat things"]
+    ours = seconds(lambda: render_depth(*small, 0.5, 30.0))
+    slow = seconds(lambda: rendered_slowly(*(maps[0].cpu().numpy() for maps in small), 0.5, 30.0))
+    print(
+        f"  256 x 256, 64 flat things: {ours:.2f} s, the slow reference {slow:.1f} s: {slow / ours:.0f} times as long"
+    )
+
+
+def stages(options: argparse.Namespace) -> None:
+    """Stage diffusion beside plain sampling, on a UNet of the width of SD1.5 with two of its four levels."""
+    import torch
+    from flux import sample
+    from unet import CONTEXT, build_unet
+
+    from bokeh.attention.stage_hooks import install_stages
+    from bokeh.attention.stage_prompts import stage_prompt
+
+    model = build_unet(model_channels=320)
+    plain, local = ([[torch.randn(1, 77, CONTEXT), {}]] for _ in range(2))
+    noise, sigmas = torch.randn(1, 4, 16, 16), torch.linspace(14, 0, 5 * options.steps + 1)
+    staged = install_stages(model), stage_prompt(model, plain, local, (0.5,), (0.8,))
+    best = {"plain": float("inf"), "stages": float("inf")}
+    for round_number in range(options.repeats + 1):
+        for name, run in (("plain", (model, plain)), ("stages", staged)):
+            started = time.perf_counter()
+            sample(*run, {"samples": torch.zeros_like(noise)}, sigmas, noise=noise)
+            if round_number:
+                best[name] = min(best[name], time.perf_counter() - started)
+    print(f"\nstages / plain sampling, {len(sigmas) - 1} steps: {best['stages'] / best['plain']:.3f}", end="")
+    print(f" ({best['plain']:.3f} s plain)")
 
 
 def load_full_size() -> None:

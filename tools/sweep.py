@@ -1,7 +1,7 @@
 """Sets up a host with this pack in it, runs a workflow, saves its pictures: `python tools/sweep.py`.
 
-Standard library only. Without a workflow it runs a blur sweep: with FLUX.1-dev where the host sees its files, else
-with random stand-ins of the same shapes. Afterwards the server stays up for the page, until Ctrl-C.
+Standard library only. Without a workflow it makes a blur sweep with the demonstration model that comes with the pack;
+with --flux, with FLUX.1-dev and the host's own files. Afterwards the server stays up for the page, until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from steps import SetupError, StatusLine, run_logged
 DEFAULT_PORT = 8188
 WORKFLOWS = CHECKOUT / "workflows" / "api"
 FLUX_WORKFLOW = WORKFLOWS / "flux_dev_blur_sweep.json"
-STANDIN_WORKFLOW = WORKFLOWS / "standin_sweep.json"
+DEMO_WORKFLOW = WORKFLOWS / "demo_sweep.json"
 STANDIN_WORD = "bokeh-standin"
 
 # What each part of FLUX.1-dev may be called: the host's folder, the loader inputs it goes to, the file's name.
@@ -203,6 +203,13 @@ class _ProgressLine:
             print(flush=True)
 
 
+def measured(entry: dict[str, Any]) -> list[str]:
+    """The summaries that report nodes gave in a run: LVCorr and consistency, without Markdown's marks."""
+    texts = [text for output in entry.get("outputs", {}).values() for text in output.get("text", ())]
+    lines = [line.replace("**", "").strip() for text in texts for line in text.splitlines()]
+    return [line for line in lines if line.startswith(("LVCorr", "Consistency"))]
+
+
 def make_standins(host: Host, models: Path) -> None:
     """Have the random stand-ins written into a models folder, those that are missing."""
     status = StatusLine("  stand-in weights (1.3 GB, random)")
@@ -215,21 +222,22 @@ def make_standins(host: Host, models: Path) -> None:
     status.finish()
 
 
-def default_workflow(client: HostClient, host: Host) -> tuple[Graph, Path]:
-    """The blur sweep to run: with FLUX.1-dev where the host has its files, else with stand-ins; and its file."""
+def flux_workflow(client: HostClient, host: Host) -> Graph:
+    """The blur sweep with FLUX.1-dev, with the host's own file names in it.
+
+    Raises:
+        SetupError: naming the parts that the host lacks.
+    """
     files, lacking = find_flux(client)
-    path = STANDIN_WORKFLOW if lacking else FLUX_WORKFLOW
-    graph = read_workflow(path)
-    put_files(graph, files if not lacking else {})
     if lacking:
-        print(
-            f"The host sees no FLUX.1-dev; missing: {'; '.join(lacking)}.\n"
-            "So random stand-ins take its place: the pictures will be COLOURED NOISE. All else is real: host, pack, "
-            "sampler, server and page.\n"
-            f"For real pictures put the files into these folders of {host.models or server_base() / 'models'}\n"
-            "(or set COMFYUI_PATH to a ComfyUI that has them) and run this again."
+        raise SetupError(
+            f"The host sees no FLUX.1-dev; missing: {'; '.join(lacking)}. Put the files into these folders of "
+            f"{host.models or server_base() / 'models'}, or set COMFYUI_PATH to a ComfyUI that has them. Without "
+            "--flux, the demonstration model that comes with the pack makes the sweep."
         )
-    return graph, path
+    graph = read_workflow(FLUX_WORKFLOW)
+    put_files(graph, files)
+    return graph
 
 
 def server_base() -> Path:
@@ -239,8 +247,9 @@ def server_base() -> Path:
 
 def serve(options: argparse.Namespace) -> int:
     """Set up, start, run, save, and keep serving; the exit code."""
+    path = options.workflow or (FLUX_WORKFLOW if options.flux else DEMO_WORKFLOW)
     # Before anything slow, so that a mistyped name costs no time.
-    given = read_workflow(options.workflow) if options.workflow else None
+    graph = read_workflow(path)
     host = ensure_host()
     base, standins = server_base(), cache_folder() / "standin"
     for kind in ("diffusion_models", "text_encoders", "vae_approx", "bokeh_adapters"):
@@ -265,8 +274,8 @@ def serve(options: argparse.Namespace) -> int:
     )
     print(f"Starting ComfyUI {host.version} on {device} (log: {server.log})")
     with server:
-        client = server.client
-        graph, path = (given, options.workflow) if given else default_workflow(client, host)
+        if options.flux and not options.workflow:
+            graph = flux_workflow(server.client, host)
         for assignment in options.set:
             set_input(graph, assignment)
         if STANDIN_WORD in json.dumps(graph):
@@ -301,9 +310,12 @@ def run_and_stay(options: argparse.Namespace, server: HostProcess, graph: Graph,
             print(f"  {picture.name}")
     else:
         print("The workflow left no pictures: it has no Save Image or Preview Image node.")
+    for line in measured(entry):
+        print(line)
     if options.once:
         return 0
-    print(f"The page: {server.url}   (Ctrl-C stops the server)", flush=True)
+    print(f"The page: {server.url}   (Ctrl-C stops the server)")
+    print("To go on by hand: in the page, Workflow > Browse Templates > the pack's name > demo_sweep.", flush=True)
     try:
         code = server.wait()
     except KeyboardInterrupt:
@@ -320,6 +332,7 @@ def main(arguments: list[str]) -> int:
         "is), COMFYUI_BOKEH_CACHE (where everything fetched and made goes).",
     )
     parser.add_argument("--workflow", type=Path, metavar="FILE", help="a workflow in API format; default: a blur sweep")
+    parser.add_argument("--flux", action="store_true", help="make the default sweep with the host's FLUX.1-dev")
     parser.add_argument(
         "--set",
         action="append",

@@ -6,7 +6,10 @@ import { render } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 
 /** Node -> height of its text in graph units. */
-const HEIGHTS = { BokehReport: 220, BokehSweepSave: 60, BokehSaveAdapter: 60 };
+const HEIGHTS = { BokehReport: 220, BokehSweepSave: 60, BokehSaveAdapter: 60, BokehLens: 130, BokehPrompt: 90 };
+/** Nodes that have a note now and then, and no place for it before the first one. */
+const NOTED = new Set(["BokehBlur", "BokehSweep"]);
+const NOTE_HEIGHT = 50;
 
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
@@ -22,6 +25,7 @@ th { color: var(--descrip-text, #999); border-bottom: 1px solid var(--border-col
 th:first-child, td:first-child { text-align: left; }
 `);
 
+/** A place for text in the node; returns what writes into it. Without words it stays empty. */
 function addText(node, height) {
   const host = element("div", { "data-empty": "" });
   const text = element("div", { className: "text" });
@@ -39,11 +43,17 @@ function addText(node, height) {
     getMinHeight: () => height,
   });
   widget.serialize = false;
-  followOutputs(node, (output) => {
-    const [words] = output.text ?? [];
-    if (typeof words !== "string") return false;
+  return (words) => {
     text.replaceChildren(...render(words));
-    host.removeAttribute("data-empty");
+    host.toggleAttribute("data-empty", !words);
+  };
+}
+
+/** Let `write(words)` follow what the node says. */
+function followText(node, write) {
+  followOutputs(node, ({ text }) => {
+    if (!Array.isArray(text)) return false;
+    write(text.join("\n\n"));
     return true;
   });
 }
@@ -52,6 +62,12 @@ app.registerExtension({
   name: "Bokeh.NodeText",
   nodeCreated(node) {
     const height = HEIGHTS[node.comfyClass];
-    if (height) addText(node, height);
+    if (height) followText(node, addText(node, height));
+    if (!NOTED.has(node.comfyClass)) return;
+    let write = null;
+    followText(node, (words) => {
+      if (words) write ??= addText(node, NOTE_HEIGHT);
+      write?.(words);
+    });
   },
 });

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import folder_paths
 
+from .demo import ADAPTER_FILE
+from .demo import FOLDER as DEMO_FOLDER
 from .settings import AdapterError
 
 MODEL_FOLDER = "bokeh_adapters"
 _ENDINGS = (".safetensors", ".bin")
 DOWNLOAD = "download: "
+# The demonstration model's adapter. It has no ending, so no file in the folder can have its name.
+DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ def register_folder() -> None:
 
 
 def adapter_choices() -> list[str]:
-    """Names of the adapter files on disk, sorted, then a "download: ..." entry for each public one that is not."""
+    """Names of the adapter files on disk, sorted; a "download: ..." entry for each public one that is not; "demo"."""
     missing = [entry.label for entry in PUBLIC_ADAPTERS if find_adapter(entry.name) is None]
-    return sorted(folder_paths.get_filename_list(MODEL_FOLDER)) + missing
+    return [*sorted(folder_paths.get_filename_list(MODEL_FOLDER)), *missing, DEMO]
 
 
 def find_adapter(name: str) -> Path | None:
@@ -77,6 +81,8 @@ def find_adapter(name: str) -> Path | None:
 
 def adapter_path(name: str) -> Path:
     """Where the adapter of that name lies. Raises AdapterError naming the folders where it was looked for."""
+    if name == DEMO:
+        return _demo_adapter()
     found = find_adapter(name)
     if found is None:
         raise AdapterError(
@@ -109,4 +115,14 @@ def new_adapter_path(name: str) -> Path:
     while path.exists():
         path = path.with_name(f"{parts[-1]}_{number}.safetensors")
         number += 1
+    return path
+
+
+def _demo_adapter() -> Path:
+    path = DEMO_FOLDER / ADAPTER_FILE
+    if not path.is_file():
+        raise AdapterError(
+            f"{path}: there is no such file. The demo adapter comes with the Bokeh pack: install the pack again, or "
+            "restore the file."
+        )
     return path

@@ -93,7 +93,7 @@ def conditioning(tokens: Tensor, pooled: Tensor, guidance: float = 3.0, **extra)
     return [[tokens, {"pooled_output": pooled, "guidance": guidance, **extra}]]
 
 
-def run_node(name: str, **inputs) -> tuple:
+def run_node(name: str, /, **inputs) -> tuple:
     """Execute a node as the host does and return its outputs."""
     node = nodes.NODE_CLASS_MAPPINGS[name]
     if hasattr(node, "define_schema"):

@@ -1,15 +1,17 @@
 /**
  * Where a value lies among the levels of a sweep. No page, no state: numbers in, numbers out.
  *
- * A level is {value, label, file, reference}. Levels rise strictly.
+ * A level is {value, label, caption, file, reference}; caption is another name of the value, null for none.
+ * Levels rise strictly.
  */
 
 /** The levels of what the node sent, in rising order and each value once: a sweep keeps order and repetitions. */
 export function levelsOf(sweep) {
   const levels = new Map();
-  sweep.levels.forEach(({ value, label, filename, subfolder, type }, row) => {
+  sweep.levels.forEach(({ value, label, caption, filename, subfolder, type }, row) => {
     if (!levels.has(value)) {
-      levels.set(value, { value, label, file: { filename, subfolder, type }, reference: row === sweep.reference });
+      const file = { filename, subfolder, type };
+      levels.set(value, { value, label, caption, file, reference: row === sweep.reference });
     }
   });
   return [...levels.values()].sort((a, b) => a.value - b.value);

@@ -195,8 +195,10 @@ export class SweepView {
     const { lower, upper, mix } = around(this.#levels, this.#value);
     const number = written(this.#levels, this.#value);
     const isPivot = this.#value === this.#sweep.pivot;
-    const between = `between ${plain(this.#levels[lower].value, 2)} and ${plain(this.#levels[upper].value, 2)}`;
-    const note = mix > 0 ? between : isPivot ? "pivot" : "";
+    const called = (level) => level.caption ?? plain(level.value, 2);
+    const between = `between ${called(this.#levels[lower])} and ${called(this.#levels[upper])}`;
+    const names = [this.#levels[lower].caption, isPivot ? "pivot" : undefined].filter(Boolean);
+    const note = mix > 0 ? between : names.join(", ");
     this.name.textContent = this.#sweep.name;
     this.number.textContent = number;
     this.note.textContent = note;
@@ -213,7 +215,7 @@ export class SweepView {
     this.stage.setTexts({
       picture: `The scene at ${this.#sweep.name} ${number}`,
       left: isTrue ? `pivot, ${reference.label}` : reference.label,
-      right: `${this.#sweep.name} ${number}`,
+      right: mix > 0 ? `${this.#sweep.name} ${number}` : this.#levels[lower].label,
     });
   }
 

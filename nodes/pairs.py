@@ -1,0 +1,148 @@
+"""The data set that an adapter is trained on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy.utils import ProgressBar
+from comfy_api.latest import io, ui
+
+from ..optics.sheet import contact_sheet
+from ..optics.sweep import format_value
+from ..training.folders import MANIFEST_NAME, ScanOptions, scan_folder
+from ..training.manifest import check_rows, read_manifest
+from ..training.pairs import STEP, ManifestPairs
+from ..training.pictures import Dataset
+from ..training.rows import Row
+from ..training.scenes import SIZE, Scenes
+from .schema import PAIRS, schema
+
+_PROCEDURAL = "procedural scenes"
+_MANIFEST = "manifest or folder"
+# Blurs look the same at any size, and rendering costs its fourth power.
+_SHOWN_SCENES, _SHOWN_BLURS, _SHOWN_SIZE = 3, 4, 192
+
+
+class BokehPairs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "training data",
+            "dataset",
+            "manifest",
+            node_id="BokehPairs",
+            display_name="Bokeh Pairs",
+            description="The pictures to train a bokeh adapter on: your own, listed in a manifest and all checked "
+            "before training starts, or scenes that are made up as they are needed.",
+            inputs=[
+                io.Combo.Input(
+                    "source",
+                    options=[_PROCEDURAL, _MANIFEST],
+                    tooltip="Procedural scenes need no photo: endless coloured objects before patterns, 128 x 128, for "
+                    "the demo model. Manifest or folder: your own pictures, at the path below.",
+                ),
+                io.String.Input(
+                    "path",
+                    default="",
+                    tooltip="A manifest (.jsonl), or a folder with one in it or with the folders sharp, depth, masks "
+                    "and wild; the help page says what goes into them. A path inside the input folder, or a whole one. "
+                    "Not used for procedural scenes.",
+                ),
+                io.Int.Input(
+                    "size",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=STEP,
+                    tooltip="Shorter side in pixels to train at. No picture may be smaller. Not used for procedural "
+                    "scenes.",
+                ),
+                io.Boolean.Input(
+                    "keep_aspect",
+                    default=False,
+                    tooltip="Off: square crops. On: every picture in nearly its own shape, at most 1 to 2.",
+                ),
+                io.Float.Input(
+                    "held_out",
+                    default=0.05,
+                    min=0.0,
+                    max=0.5,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Share of your pictures that is not trained on, but measures how well training goes. At "
+                    "least one of each kind is held out above 0.",
+                ),
+            ],
+            outputs=[
+                PAIRS.Output(display_name="pairs", tooltip="Goes into Bokeh Train Adapter."),
+                io.Image.Output(display_name="samples", tooltip="Some of the pictures, with their blurs."),
+                io.String.Output(display_name="report", tooltip="How many pictures there are, and what was skipped."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str, path: str, **_):
+        # Pictures that were changed, added or taken away are checked again.
+        return source if source == _PROCEDURAL else _state(_place(path))
+
+    @classmethod
+    def execute(cls, source: str, path: str, size: int, keep_aspect: bool, held_out: float) -> io.NodeOutput:
+        if source == _PROCEDURAL:
+            pairs = shown = Scenes()
+            report = f"Procedural scenes, {SIZE} x {SIZE}, as many as are wanted"
+        else:
+            rows, skipped = _read(_place(path), size)
+            device = comfy.model_management.get_torch_device()
+            pairs = ManifestPairs(rows, size, keep_aspect, held_out, device)
+            shown = ManifestPairs(rows, min(size, _SHOWN_SIZE), keep_aspect, held_out, device)
+            report = "\n".join([pairs.summary(), *skipped])
+        samples = _samples(shown)
+        preview = {**ui.PreviewImage(samples, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
+        return io.NodeOutput(pairs, samples, report, ui=preview)
+
+
+def _place(path: str) -> Path:
+    """The manifest or folder that is meant."""
+    place = Path(folder_paths.get_input_directory(), path.strip().strip('"'))
+    if not path.strip() or not place.exists():
+        raise ValueError(
+            f'The path of the pairs is "{path}", and there is no {place}. Give a manifest (.jsonl) or a folder with '
+            f'pictures, a path inside the input folder or a whole one, or choose "{_PROCEDURAL}".'
+        )
+    return place / MANIFEST_NAME if (place / MANIFEST_NAME).is_file() else place
+
+
+def _state(place: Path) -> list[tuple[str, int, int]]:
+    folder = place if place.is_dir() else place.parent
+    files = (Path(root, name) for root, _, names in os.walk(folder) for name in sorted(names))
+    return [(str(file), (status := file.stat()).st_mtime_ns, status.st_size) for file in files]
+
+
+def _read(place: Path, size: int) -> tuple[list[Row], list[str]]:
+    """The rows of a manifest or a folder, all of them good, and a line for each reason why pictures were skipped."""
+    bar = ProgressBar(1)
+
+    def on_progress(done: int, total: int) -> None:
+        bar.update_absolute(done, total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    if place.is_file():
+        return read_manifest(place, size, on_progress), []
+    scan = scan_folder(place, ScanOptions())
+    skipped = [f"Skipped: {count}, {reason}" for reason, count in scan.skipped.most_common()]
+    if not scan.rows:
+        raise ValueError("\n".join([f"No picture of {place} can be used. Mend what was skipped:", *skipped]))
+    return check_rows(scan.rows, place, size, on_progress), skipped
+
+
+def _samples(pairs: Dataset) -> torch.Tensor:
+    """A contact sheet of a few scenes, each at a few blurs where the data set has groups."""
+    per_scene = _SHOWN_BLURS if pairs.groups else 1
+    drawn = pairs.draw(torch.Generator().manual_seed(0), _SHOWN_SCENES, per_scene)
+    labels = [f"blur {format_value(blur)}" for blur in drawn.blurs.tolist()]
+    return contact_sheet(drawn.images, labels, per_scene if pairs.groups else 0)

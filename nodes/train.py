@@ -1,0 +1,148 @@
+"""Training of an adapter on the user's own model and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy.utils import ProgressBar
+from comfy_api.latest import io, ui
+from PIL import Image
+
+from ..training.pictures import Dataset
+from ..training.recipe import Recipe
+from ..training.session import Parts, Session
+from ..training.trainer import Progress
+from .schema import ADAPTER, PAIRS, schema
+
+_FOLDER = "bokeh_training"
+_GROUP = 4
+_SMALL = 2**28
+
+
+class BokehTrainAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "training",
+            "finetune",
+            "lora",
+            node_id="BokehTrainAdapter",
+            display_name="Bokeh Train Adapter",
+            description="Trains a bokeh adapter for a FLUX model on pictures of known blur. Stop it at any time: the "
+            "same settings go on where it stopped.",
+            inputs=[
+                io.Model.Input("model", tooltip="The FLUX.1 model that the adapter is for. It stays as it is."),
+                io.Clip.Input("clip", tooltip="The text encoder of that model."),
+                io.Vae.Input("vae", tooltip="The VAE of that model."),
+                PAIRS.Input("pairs", tooltip="From Bokeh Pairs: the pictures to learn from."),
+                io.String.Input(
+                    "name",
+                    default="my_adapter",
+                    tooltip="Name of the run: its checkpoint and best adapter lie in output/bokeh_training under it. "
+                    "A run of that name and the same settings is gone on with; with other settings it is refused.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=1000,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Steps in all. A finished run goes on when you raise the number.",
+                ),
+                io.Int.Input(
+                    "batch",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures of one step. Multiples of 4 learn from groups of four blurs of one scene; 1 "
+                    "learns from single pictures only, which holds scenes less well. Lower it when memory runs out.",
+                ),
+                io.Int.Input(
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=1024,
+                    tooltip="Size of the adapter: the published one for FLUX.1-dev has 128, a small model needs 16.",
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=1e-4,
+                    min=1e-7,
+                    max=1.0,
+                    step=1e-6,
+                    round=1e-8,
+                    tooltip="How large the steps are. 0.0001 for FLUX.1-dev; small models take 0.001.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**53,
+                    tooltip="Of everything that is drawn: the same seed trains the same adapter.",
+                ),
+                io.Int.Input(
+                    "show_every",
+                    default=100,
+                    min=1,
+                    max=100_000,
+                    tooltip="Steps between measurements on held-out pictures, checkpoints, and a sweep in the preview "
+                    "that shows what has been learned.",
+                ),
+            ],
+            outputs=[
+                ADAPTER.Output(
+                    display_name="adapter",
+                    tooltip="The best adapter by held-out loss: for Bokeh Blur and Bokeh Sweep, and for Save Bokeh "
+                    "Adapter to keep it.",
+                ),
+                io.Image.Output(display_name="plot", tooltip="The losses over the steps."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        clip,
+        vae,
+        pairs: Dataset,
+        name: str,
+        steps: int,
+        batch: int,
+        rank: int,
+        learning_rate: float,
+        seed: int,
+        show_every: int,
+    ) -> io.NodeOutput:
+        recipe = Recipe(
+            seed=seed,
+            batch=batch,
+            per_scene=max(size for size in range(1, _GROUP + 1) if batch % size == 0),
+            rank=rank,
+            learning_rate=learning_rate,
+            # A model that is small beside any memory learns a third faster when it keeps its activations.
+            checkpointing=model.model_size() > _SMALL,
+        )
+        session = Session(Parts(model, clip, vae), pairs, recipe, _run_folder(name))
+        bar = ProgressBar(steps)
+
+        def show(progress: Progress, picture: torch.Tensor | None) -> None:
+            preview = None
+            if picture is not None:
+                shown = Image.fromarray((255 * picture[0]).round().to(torch.uint8).numpy())
+                preview = ("JPEG", shown, max(shown.size))
+            bar.update_absolute(progress.step, steps, preview)
+
+        plot = session.run(steps, show, show_every, show_every)
+        return io.NodeOutput(session.trainer.adapter(), plot, ui=ui.PreviewImage(plot, cls=cls))
+
+
+def _run_folder(name: str) -> Path:
+    """The folder of a run. Raises ValueError for a name that leads out of the folder of all runs."""
+    root = Path(folder_paths.get_output_directory(), _FOLDER)
+    parts = name.strip().replace("\\", "/").split("/")
+    if any(part.strip(" .") == "" or ":" in part for part in parts):
+        raise ValueError(f'"{name}" cannot be the name of a run. Expected a name such as "portrait".')
+    return root.joinpath(*parts)

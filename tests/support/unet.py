@@ -1,0 +1,47 @@
+"""A small real UNet of the shape of Stable Diffusion 1.5, on the host's own classes."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models
+import torch
+
+CONTEXT = 24
+CONFIG = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "context_dim": CONTEXT,
+    "legacy": False,
+    "use_temporal_attention": False,
+    "dtype": torch.float32,
+}
+
+
+def build_unet(seed: int = 0, dtype: torch.dtype = torch.float32, **sizes):
+    """A MODEL with random weights; noise prediction, 4 latent channels, prompts of width ``CONTEXT``."""
+    config = comfy.supported_models.SD15(CONFIG | {"dtype": dtype} | sizes)
+    config.set_inference_dtype(dtype, None)
+    device = comfy.model_management.unet_offload_device()
+    model = config.get_model({}, device=device)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.diffusion_model.state_dict().items():
+        noise = torch.randn(weight.shape, generator=generator)
+        if weight.ndim > 1:
+            weight.copy_(noise / weight[0].numel() ** 0.5)
+        else:
+            # Vectors are the scales of norms, about 1, and biases.
+            weight.copy_(0.1 * noise + name.endswith("weight"))
+    model.eval()
+    return comfy.model_patcher.ModelPatcher(
+        model, load_device=comfy.model_management.get_torch_device(), offload_device=device
+    )

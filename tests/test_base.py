@@ -1,0 +1,83 @@
+"""Training of the demonstration model's transformer: repeatable, resumable, and it learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, fit_codec, noise_levels
+from bokeh.training.scenes import Scenes
+from bokeh.weights.demo import words
+from bokeh.weights.demo.network import SHIFT, build_flux
+
+RECIPE = BaseRecipe(steps=6, batch=4, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return fit_codec(0, pictures=300)
+
+
+@pytest.fixture(autouse=True)
+def gradients():
+    with torch.enable_grad():
+        yield
+
+
+def trained(codec, steps: int, trainer: BaseTrainer | None = None) -> BaseTrainer:
+    trainer = trainer or BaseTrainer(codec, RECIPE)
+    while trainer.step < steps:
+        trainer.train_step()
+    return trainer
+
+
+def test_resumed_equals_uninterrupted(codec, tmp_path):
+    whole = trained(codec, 6)
+    trained(codec, 3).save(tmp_path / "checkpoint")
+    resumed = BaseTrainer(codec, RECIPE)
+    resumed.load(tmp_path / "checkpoint")
+    trained(codec, 6, resumed)
+    assert resumed.losses == whole.losses
+    for name, weight in whole.average.items():
+        assert torch.equal(weight, resumed.average[name]), name
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(codec, tmp_path):
+    trained(codec, 1).save(tmp_path / "checkpoint")
+    other = BaseTrainer(codec, BaseRecipe(steps=6, batch=8, warmup=2))
+    with pytest.raises(ValueError, match=r"'batch': 4.*'batch': 8"):
+        other.load(tmp_path / "checkpoint")
+
+
+def test_the_loss_falls(codec):
+    trainer = BaseTrainer(codec, BaseRecipe(steps=30, batch=8, warmup=5))
+    trained(codec, 30, trainer)
+    assert sum(trainer.losses[-5:]) < 0.97 * sum(trainer.losses[:5])
+
+
+def test_training_draws_sigmas_as_the_sampler_steps_through_them():
+    sampling = build_flux(torch.float32, "cpu").model_sampling
+    uniform = torch.rand(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.tensor([sampling.sigma(u) for u in uniform.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(noise_levels(uniform), expected, atol=1e-9, rtol=0)
+    assert sampling.shift == SHIFT
+
+
+def test_left_out_words_leave_their_vectors_out():
+    keep = torch.ones(1, words.TOKENS, dtype=torch.bool)
+    tokens, pooled = encode_captions(["a red disc before teal lights"], keep)
+    assert (tokens.abs().sum(2) > 0).sum() == 4
+    torch.testing.assert_close(tokens.sum(1), pooled)
+    keep[:, 1:3] = False
+    tokens, pooled = encode_captions(["a red disc before teal lights"], keep)
+    assert pooled.nonzero()[:, 1].tolist() == sorted(words.WORDS.index(word) for word in ("red", "lights"))
+
+
+def test_the_codec_keeps_pictures_and_its_own_coordinates(codec):
+    pictures = 2 * Scenes().draw(torch.Generator().manual_seed(9), 40, 1).images.movedim(-1, 1) - 1
+    latents = codec.encode(pictures)
+    assert latents.shape == (40, 32, 16, 16)
+    error = ((codec.decode(latents) - pictures) / 2).square().mean()
+    assert -10 * error.log10() > 30
+    torch.testing.assert_close(codec.encode(codec.decode(latents)), latents, atol=1e-4, rtol=0)

@@ -1,0 +1,110 @@
+"""The node Bokeh Pairs in the real host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import nodes
+import pytest
+import torch
+from blur_pairs import LENS, save_lines, save_photo, save_picture, save_scene
+
+from bokeh.training.manifest import ManifestError
+from bokeh.training.pairs import ManifestPairs
+from bokeh.training.scenes import Scenes
+
+NODE = nodes.NODE_CLASS_MAPPINGS["BokehPairs"]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    """The host's input folder, with a data set in its folder "mine"."""
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    rows = [save_scene(tmp_path / "mine", name, seed) for seed, name in enumerate("abc")]
+    save_lines(tmp_path / "mine" / "manifest.jsonl", *rows)
+    return tmp_path / "mine"
+
+
+def run(path: object = "mine", source: str = "manifest or folder", size: int = 64, keep_aspect=False, held_out=0.1):
+    return NODE.EXECUTE_NORMALIZED(source=source, path=str(path), size=size, keep_aspect=keep_aspect, held_out=held_out)
+
+
+@pytest.mark.parametrize("path", ["mine", "mine/manifest.jsonl", "whole"])
+def test_a_manifest_becomes_pairs(data, path):
+    done = run(data if path == "whole" else path, keep_aspect=True)
+    pairs, samples, report = done.result
+    assert isinstance(pairs, ManifestPairs)
+    assert report.startswith("Sharp pictures with depth: 3 (held out: 1)")
+    assert samples.shape[0] == 1
+    assert samples.shape[1] > 3 * 64
+    assert samples.shape[2] > 4 * 96
+    images, _, blurs = pairs.draw(torch.Generator().manual_seed(0), 1, 4)
+    assert images.shape == (4, 64, 96, 3)
+    assert len(blurs) == 4
+    assert set(done.ui) == {"images", "text", "animated"}
+
+
+def test_procedural_scenes_need_no_path(data):
+    pairs, samples, report = run("", "procedural scenes").result
+    assert isinstance(pairs, Scenes)
+    assert report.startswith("Procedural scenes, 128 x 128")
+    assert samples.shape[1] > 3 * 128
+
+
+def test_a_folder_without_a_manifest_is_searched_and_skips_are_counted(data):
+    (data / "manifest.jsonl").unlink()
+    for path in (data / "sharp").glob("*.png"):
+        path.with_suffix(".txt").write_text("a scene")
+    save_photo(data / "wild" / "near.jpg").with_suffix(".txt").write_text("a photo")
+    save_photo(data / "wild" / "far.jpg", {**LENS, "SubjectDistance": 0}).with_suffix(".txt").write_text("a photo")
+    lines = run().result[2].splitlines()
+    assert lines[0] == "Sharp pictures with depth: 3 (held out: 1)"
+    assert lines[1:] == [
+        "Photos with their own blur: 1 (held out: 0)",
+        "Skipped: 1, no subject distance in m in the EXIF",
+    ]
+
+
+def test_photos_alone_are_shown_too(data):
+    (data / "manifest.jsonl").unlink()
+    for i in range(3):
+        save_photo(data / "other" / "wild" / f"{i}.jpg").with_suffix(".txt").write_text("a photo")
+    pairs, samples, _ = run("mine/other").result
+    assert not pairs.groups
+    assert samples.shape[0] == 1
+
+
+def test_bad_rows_and_paths_are_refused_by_name(data):
+    save_lines(data / "bad.jsonl", "{", '{"picture": "sharp/a.png", "caption": "", "blur": 31}')
+    with pytest.raises(ManifestError, match=r"(?s)2 bad rows.*row 1: not JSON.*row 2: \"blur\" is 31"):
+        run("mine/bad.jsonl")
+    with pytest.raises(ValueError, match=r'The path of the pairs is "theirs", and there is no .*theirs'):
+        run("theirs")
+    with pytest.raises(ValueError, match='The path of the pairs is " "'):
+        run(" ")
+    save_picture(data / "odd" / "sharp" / "a.png")
+    with pytest.raises(ValueError, match=r"(?s)No picture of .*odd can be used.*Skipped: 1, no caption"):
+        run("mine/odd")
+
+
+def test_changed_files_are_checked_again(data):
+    def fingerprint():
+        return NODE.fingerprint_inputs(source="manifest or folder", path="mine", size=64)
+
+    before = fingerprint()
+    assert fingerprint() == before
+    (data / "depth" / "a.png").touch()
+    touched = fingerprint()
+    assert touched != before
+    save_picture(data / "sharp" / "new.png")
+    assert fingerprint() != touched
+    assert NODE.fingerprint_inputs(source="procedural scenes", path="anything") == "procedural scenes"
+
+
+def test_the_check_can_be_interrupted(data):
+    import comfy.model_management
+
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run()

@@ -1,0 +1,72 @@
+"""What the units of a batch share, and how often each kind of unit comes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from blobs import Blobs, recipe
+
+from bokeh.training.recipe import draw_unit, join
+
+
+def test_rows_of_a_scene_share_what_they_should():
+    settings = recipe(per_scene=4, grouped=1.0, grounded=1.0, no_annotation=0.5, no_caption=0.5)
+    grounded = dropped = plain_caption = 0
+    for number in range(40):
+        unit = draw_unit(settings, Blobs(), 7, number)
+        assert unit.latents.shape == unit.noise.shape == (4, 16, 8, 8)
+        for values in (unit.noise, unit.sigmas, unit.context, unit.pooled):
+            assert torch.equal(values, values[:1].expand_as(values))
+        if (unit.annotations == -1).any():
+            assert (unit.annotations == -1).all()
+            assert unit.pivots == (0, 1, 2, 3)
+            dropped += 1
+        else:
+            assert len(set(unit.pivots)) == 1
+            assert unit.annotations.unique().numel() == 4
+            grounded += 1
+        plain_caption += int(bool(unit.context.any()))
+    assert 8 < dropped < 32
+    assert 8 < plain_caption < 32
+    assert grounded + dropped == 40
+
+
+def test_shares_kinds_and_timesteps_follow_the_settings():
+    settings = recipe(grouped=0.5, grounded=0.5, no_annotation=0.0, timestep_mean=1.5, timestep_std=0.5)
+    units = [draw_unit(settings, Blobs(), step, 0) for step in range(400)]
+    grouped = [torch.equal(unit.noise[0], unit.noise[1]) for unit in units]
+    grounded = [unit.pivots != (0, 1) for unit in units]
+    assert 0.4 < sum(grouped) / 400 < 0.6
+    assert 0.17 < sum(grounded) / 400 < 0.33
+    assert all(group for group, held in zip(grouped, grounded, strict=True) if held)
+    logits = torch.logit(torch.cat([unit.sigmas for unit in units]))
+    assert abs(float(logits.mean()) - 1.5) < 0.1
+    assert abs(float(logits.std()) - 0.5) < 0.05
+    for source, kinds in ((Blobs(groups=False), {False}), (Blobs(singles=False), {True})):
+        drawn = [draw_unit(settings, source, step, 0) for step in range(20)]
+        assert {torch.equal(unit.noise[0], unit.noise[1]) for unit in drawn} == kinds
+
+
+def test_units_of_different_sizes_stay_apart():
+    settings = recipe(grouped=1.0, grounded=1.0, no_annotation=0.0)
+    small = [draw_unit(settings, Blobs(), 0, number) for number in range(2)]
+    large = draw_unit(settings, Blobs(side=10), 0, 2)
+    joined = join([small[0], large, small[1]])
+    assert [len(unit.pivots) for unit in joined] == [4, 2]
+    assert joined[0].pivots == (*small[0].pivots, *(2 + pivot for pivot in small[1].pivots))
+    assert torch.equal(joined[0].latents[2:], small[1].latents)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 6, "per_scene": 4}, "A batch of 6 pictures cannot be made of groups of 4."),
+        ({"grouped": 1.5}, "grouped is 1.5. It is a share"),
+        ({"rank": 0}, "rank is 0. Choose a whole number of at least 1."),
+        ({"average": 1.0}, "average is 1.0."),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0. Choose a number greater than 0."),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        recipe(**settings)

@@ -1,0 +1,168 @@
+"""Makes the demonstration model and measures it: `python tools/demo.py base --work FOLDER` and `... judge`.
+
+`base` trains the transformer and writes it with its image codec; the adapter is trained on that by
+`python tools/train.py --demo`. `judge` prints how good both are, on prompts and seeds held out of training. Sets up
+the host like the other tools, then runs itself inside its environment: apart from the first lines not standard
+library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pairs import load_pack
+
+INSIDE = "COMFYUI_BOKEH_DEMO"
+DEMO = Path(__file__).resolve().parent.parent / "weights" / "demo"
+CHECKPOINT = "base.checkpoint"
+SAVE_SECONDS = 120.0
+LINE_SECONDS = 30.0
+
+
+def main(arguments: list[str]) -> int:
+    """Run inside the host's environment; outside it, set that up and start again there."""
+    options = _parser().parse_args(arguments)
+    if os.environ.get(INSIDE):
+        return _inside(options)
+    from host import ensure_host
+    from steps import SetupError, clean_environment
+
+    try:
+        host = ensure_host()
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    environment = clean_environment() | {"COMFYUI_PATH": str(host.code), INSIDE: "1"}
+    return subprocess.run([str(host.python), __file__, *arguments], env=environment).returncode
+
+
+def _inside(options: argparse.Namespace) -> int:
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    load_pack()
+    import torch
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def base(options: argparse.Namespace) -> int:
+    """Train codec and transformer, going on from the checkpoint in the work folder if there is one."""
+    import torch
+    from safetensors.torch import save_file
+
+    from bokeh.training.base import BaseRecipe, BaseTrainer, fit_codec
+
+    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    codec = fit_codec(recipe.seed)
+    trainer = BaseTrainer(codec, recipe, device, options.compile)
+    options.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.work / CHECKPOINT
+    if checkpoint.exists():
+        trainer.load(checkpoint)
+    first, started = trainer.step, time.monotonic()
+    saved = said = started
+
+    def on_step(step: int, loss: float) -> None:
+        nonlocal saved, said
+        now = time.monotonic()
+        if now - said > LINE_SECONDS:
+            said = now
+            pace = (step - first) * recipe.batch / (now - started)
+            recent = trainer.losses[-100:]
+            print(
+                f"step {step}/{recipe.steps}  loss {sum(recent) / len(recent):.4f}  {pace:.0f} pictures/s", flush=True
+            )
+        if now - saved > SAVE_SECONDS:
+            saved = now
+            trainer.save(checkpoint)
+
+    try:
+        trainer.run(on_step)
+    except KeyboardInterrupt:
+        print(
+            f"Stopped after {trainer.step} of {recipe.steps} steps. The same command goes on from the last checkpoint."
+        )
+        return 130
+    trainer.save(checkpoint)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, state in (("codec", codec.state_dict()), ("model", trainer.average)):
+        dtype = torch.float32 if name == "codec" else torch.float16
+        path = options.out / f"{name}.safetensors"
+        beside = path.with_name(f"{path.name}.part")
+        save_file({key: tensor.to("cpu", dtype).contiguous() for key, tensor in state.items()}, beside)
+        # The library writes files for the owner alone.
+        beside.chmod(0o644)
+        beside.replace(path)
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def judge(options: argparse.Namespace) -> int:
+    """Print what `training/judge.py` measures."""
+    import torch
+
+    torch.set_grad_enabled(False)
+    from bokeh.training.judge import GROUNDING, LEVELS, PIVOT, STEPS, Painter, Verdict, cases, evaluate
+    from bokeh.weights.demo.load import load_demo
+    from bokeh.weights.files import read_adapter
+
+    painter = Painter(*load_demo(options.demo))
+    adapter = read_adapter(options.adapter or options.demo / "adapter.safetensors")
+    example = cases(1)[0]
+    painter.paint(example)
+    started = time.monotonic()
+    painter.paint(example, LEVELS, adapter)
+    print(f"seven levels without a pivot: {time.monotonic() - started:.1f} s")
+    print(f"{options.cases} held-out prompts, each with a seed of its own; {STEPS} steps, euler, simple, cfg 1")
+    print(f"levels {', '.join(f'{level:g}' for level in LEVELS)}; pivot {PIVOT:g}, grounding {GROUNDING}\n")
+    verdicts, distances = evaluate(
+        painter, adapter, options.cases, options.seed, lambda done: print(f"\r{done}", end="", file=sys.stderr)
+    )
+    print(file=sys.stderr)
+    names = list(verdicts)
+    print(f"{'':34}" + "".join(f"{name:>12}" for name in names))
+    for field in dataclasses.fields(Verdict):
+        values = "".join(f"{getattr(verdicts[name], field.name):12.4f}" for name in names)
+        print(f"{field.metadata['label']:34}{values}")
+    ratio = verdicts["ungrounded"].scene_change / verdicts["grounded"].scene_change
+    print(f"scene change, ungrounded over grounded: {ratio:.2f}")
+    print("\nsliced Wasserstein distance to true pictures (two sets of true pictures of other scenes for scale)")
+    for name, distance in distances.items():
+        print(f"  {name:42}{distance:8.1f}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Make and measure the demonstration model.")
+    commands = parser.add_subparsers(required=True)
+    making = commands.add_parser("base", help="train the transformer and its image codec")
+    making.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
+    making.add_argument("--out", type=Path, default=DEMO, metavar="FOLDER", help="where the model goes")
+    making.add_argument("--steps", type=int, default=3000)
+    making.add_argument("--batch", type=int, default=64)
+    making.add_argument("--seed", type=int, default=0)
+    making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
+    making.set_defaults(command=base)
+    judging = commands.add_parser("judge", help="measure model and adapter")
+    judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
+    judging.add_argument("--adapter", type=Path, metavar="FILE", help="default: the one in the demo folder")
+    judging.add_argument("--cases", type=int, default=64)
+    judging.add_argument("--seed", type=int, default=0)
+    judging.set_defaults(command=judge)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

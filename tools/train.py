@@ -1,0 +1,227 @@
+"""Trains a bokeh adapter: `python tools/train.py --demo --out FOLDER`, or with --unet, --clip, --vae and --pairs.
+
+Sets up the host like the other tools, then runs itself inside its environment, where torch is at hand: apart from the
+first lines not standard library only. On several GPUs or machines, from that environment and with COMFYUI_PATH set:
+`accelerate launch tools/train.py ...`; each process then draws its own share, and --batch is that of one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pairs import load_pack
+
+if TYPE_CHECKING:
+    from bokeh.training.session import Parts
+
+INSIDE = "COMFYUI_BOKEH_TRAIN"
+# Seconds between lines that only say that it goes on.
+HEARTBEAT = 30.0
+
+
+def main(arguments: list[str]) -> int:
+    """Run inside the host's environment; outside it, set that up and start again there."""
+    if os.environ.get(INSIDE) or "WORLD_SIZE" in os.environ:
+        return train(arguments)
+    from host import ensure_host
+    from steps import SetupError, clean_environment
+
+    try:
+        host = ensure_host()
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    environment = clean_environment() | {"COMFYUI_PATH": str(host.code), INSIDE: "1"}
+    process = subprocess.Popen([str(host.python), __file__, *arguments], env=environment)
+    # A terminal sends Ctrl-C to both, and only the one that trains knows what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    return process.wait()
+
+
+def train(arguments: list[str]) -> int:
+    """Train until the last step or a signal; the exit code is 1 when something is wrong with what was given."""
+    host = os.environ.get("COMFYUI_PATH")
+    if not host or not Path(host, "main.py").is_file():
+        print(f"COMFYUI_PATH is {host!r}. Expected the folder with ComfyUI's main.py.", file=sys.stderr)
+        return 1
+    sys.path.insert(0, host)
+    load_pack()
+    from bokeh.training.recipe import Recipe
+
+    parser = _parser(Recipe)
+    options = parser.parse_args(arguments)
+    if not options.demo and not (options.unet and options.clip and options.vae and options.pairs):
+        parser.error("give --demo, or all of --unet, --clip, --vae and --pairs")
+    try:
+        settings = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
+        settings["blocks"] = settings["blocks"] and tuple(settings["blocks"])
+        return _train(options, Recipe(**settings))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _train(options: argparse.Namespace, recipe: Any) -> int:
+    from bokeh.training.processes import processes
+
+    # Before the host chooses a device.
+    team = processes()
+    parts = load_models(options)
+    dataset = load_pictures(options)
+    from bokeh.training.session import Session
+    from bokeh.training.trainer import BEST
+
+    session = Session(parts, dataset, recipe, options.out, team)
+    log = _Log(session.trainer.step, options)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopper(session))
+    session.run(options.steps, log.show, options.measure_every, options.save_every, not options.no_samples)
+    if team.rank == 0:
+        done = session.trainer.step
+        if done < options.steps:
+            print(f"Stopped after {done} of {options.steps} steps. The same command goes on from there.")
+        print(
+            f"The best adapter so far: {options.out / BEST}. Put it into models/bokeh_adapters under a name of its own."
+        )
+    team.finish()
+    return 0
+
+
+def load_models(options: argparse.Namespace) -> Parts:
+    """The model to train for, with its text encoder and VAE, by the host's own loaders."""
+    import torch
+    from comfy.cli_args import args
+
+    accelerators = (torch.cuda.is_available(), torch.backends.mps.is_available(), torch.xpu.is_available())
+    args.cpu = options.cpu or not any(accelerators)
+    torch.set_grad_enabled(False)
+    from bokeh.training.session import Parts
+
+    if options.demo:
+        from bokeh.weights.demo.load import load_demo
+
+        demo = load_demo(options.demo)
+        return Parts(demo.model, demo.clip, demo.vae)
+    import comfy.sd
+    import comfy.utils
+
+    model = comfy.sd.load_diffusion_model(str(options.unet))
+    clip = comfy.sd.load_clip([str(path) for path in options.clip], clip_type=comfy.sd.CLIPType.FLUX)
+    return Parts(model, clip, comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(options.vae))))
+
+
+def load_pictures(options: argparse.Namespace) -> Any:
+    """The dataset: a manifest's, or procedural scenes."""
+    if options.pairs is None:
+        from bokeh.training.scenes import Scenes
+
+        return Scenes()
+    import comfy.model_management
+
+    from bokeh.training.manifest import read_manifest
+    from bokeh.training.pairs import ManifestPairs
+
+    rows = read_manifest(options.pairs, options.size)
+    device = comfy.model_management.get_torch_device()
+    dataset = ManifestPairs(rows, options.size, options.keep_aspect, options.held_out, device)
+    print(dataset.summary())
+    return dataset
+
+
+class _Log:
+    """Lines in the terminal, and the latest picture in the folder."""
+
+    def __init__(self, step: int, options: argparse.Namespace) -> None:
+        self._options = options
+        self._first, self._start = step, time.monotonic()
+        self._last = self._start
+
+    def show(self, progress: Any, picture: Any) -> None:
+        now = time.monotonic()
+        if picture is None and now - self._last < HEARTBEAT:
+            return
+        self._last = now
+        pace = (now - self._start) / (progress.step - self._first)
+        line = f"step {progress.step}/{progress.steps}  loss {progress.loss:.4f}"
+        if progress.held_out is not None:
+            line += f"  held out {progress.held_out:.4f}{' (best)' if progress.best else ''}"
+        left = pace * (progress.steps - progress.step) / 60
+        print(f"{line}  {pace:.2f} s a step, {left:.0f} min left", flush=True)
+        if picture is not None:
+            self._write(picture)
+
+    def _write(self, picture: Any) -> None:
+        from PIL import Image
+
+        from bokeh.training.session import PREVIEW
+
+        path = self._options.out / PREVIEW
+        unfinished = path.with_name(f".{PREVIEW}")
+        Image.fromarray((255 * picture[0]).round().byte().numpy()).save(unfinished, "PNG")
+        os.replace(unfinished, path)
+
+
+def _stopper(session: Any):
+    """Ends the run after its step; the second signal ends it at once."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.default_int_handler)
+        print("Stopping after this step; again to stop at once.", flush=True)
+        session.trainer.stop()
+
+    return stop
+
+
+def _parser(recipe: type) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a bokeh adapter. The same command goes on where a run stopped.",
+        epilog="What the settings of the recipe mean is written in training/recipe.py.",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoint, best adapter, picture")
+    parser.add_argument("--steps", type=int, default=1000, help="in all; default: 1000")
+    models = parser.add_argument_group("model")
+    demo = Path(__file__).resolve().parent.parent / "weights" / "demo"
+    models.add_argument(
+        "--demo",
+        type=Path,
+        nargs="?",
+        const=demo,
+        metavar="FOLDER",
+        help="the demonstration model, of this pack or here",
+    )
+    models.add_argument("--unet", type=Path, metavar="FILE", help="a FLUX.1 transformer")
+    models.add_argument("--clip", type=Path, nargs="+", metavar="FILE", help="its text encoders: clip_l and t5xxl")
+    models.add_argument("--vae", type=Path, metavar="FILE", help="its VAE")
+    models.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
+    data = parser.add_argument_group("pictures")
+    data.add_argument("--pairs", type=Path, metavar="MANIFEST", help="default with --demo: procedural scenes")
+    data.add_argument("--size", type=int, default=512, help="short side in px; default: 512")
+    data.add_argument("--keep-aspect", action="store_true", help="pictures nearly in their own shape, not squares")
+    data.add_argument("--held-out", type=float, default=0.05, help="share kept for measuring; default: 0.05")
+    run = parser.add_argument_group("run")
+    run.add_argument("--measure-every", type=int, default=100, metavar="N", help="steps; default: 100")
+    run.add_argument("--save-every", type=int, default=500, metavar="N", help="steps; default: 500")
+    run.add_argument("--no-samples", action="store_true", help="no sweep with every measurement")
+    settings = parser.add_argument_group("recipe")
+    for field in dataclasses.fields(recipe):
+        name, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            settings.add_argument(name, action=argparse.BooleanOptionalAction, default=default)
+        elif default is None:
+            settings.add_argument(name, type=int, nargs="+", metavar="N", help="default: all")
+        else:
+            settings.add_argument(name, type=type(default), default=default, metavar="X", help=f"default: {default}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Blur pairs to learn from, and the trainer that makes an adapter of them."""

@@ -1,0 +1,88 @@
+"""Checkpoints: one safetensors file with everything that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..weights.files import flush_to_disk, write_failure
+
+FORMAT = "comfyui-bokeh-training"
+FORMAT_VERSION = 1
+# Weights that identify a FLUX and that LoRAs leave alone.
+_MARKS = ("img_in.weight", "txt_in.weight", "final_layer.linear.weight")
+
+
+class TrainingError(ValueError):
+    """Why training cannot start or go on: what came, what was expected, what to do."""
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write a checkpoint; the file appears under its name complete or not at all.
+
+    tensors: names to tensors. info: what JSON can hold. Raises TrainingError when the disk refuses.
+    """
+    metadata = {"format": FORMAT, "info": json.dumps({**info, "format_version": FORMAT_VERSION})}
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
+        flush_to_disk(unfinished)
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: {write_failure(error)}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and info of a checkpoint. Raises TrainingError for a file that is not one of this version."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            info = json.loads(metadata.get("info", "{}"))
+            # Copies: the file is replaced while the run goes on.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise TrainingError(
+            f"{path}: cannot be read as a checkpoint ({error}). Remove the file or choose another name to start anew."
+        ) from error
+    if metadata.get("format") != FORMAT or info.get("format_version") != FORMAT_VERSION:
+        raise TrainingError(
+            f"{path}: is not a training checkpoint of version {FORMAT_VERSION}. "
+            "Remove the file or choose another name to start anew."
+        )
+    return tensors, info
+
+
+def check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Raise TrainingError naming every value of ``saved`` that is another one in ``now``."""
+    names = [name for name in sorted(saved.keys() | now.keys()) if saved.get(name) != now.get(name)]
+    if names:
+        changes = ", ".join(f"{name} {saved.get(name)} there and {now.get(name)} here" for name in names)
+        raise TrainingError(
+            f"{path}: was made with another {what}: {changes}. Go on with the {what} of the checkpoint, or choose "
+            "another name to start anew."
+        )
+
+
+def fingerprint(network: nn.Module) -> dict[str, str]:
+    """What tells one FLUX from another: its blocks, and the weights of its first and last layers."""
+    digest = hashlib.sha256()
+    weights = dict(network.named_parameters())
+    for name in _MARKS:
+        weight = weights[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.numpy().tobytes())
+    blocks = f"{len(network.double_blocks)} double and {len(network.single_blocks)} single of {network.hidden_size}"
+    return {"blocks": blocks, "weights": digest.hexdigest()[:16]}

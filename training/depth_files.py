@@ -1,0 +1,141 @@
+"""Depth maps and subject masks on disk, in the formats that ComfyUI's depth nodes write.
+
+- Pictures: 8 or 16 bit, grey, or RGB with three equal channels (what Save Image makes of a depth IMAGE);
+  floating-point TIFF.
+- ``.npy``: one array, [H, W] with or without axes of length 1, or with three equal channels.
+- ``.npz``: the same under the key ``depth`` or ``disparity``, or as the only array.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ARRAY_ENDINGS = (".npy", ".npz")
+_NPZ_KEYS = ("depth", "disparity")
+# Of 255. A grey JPEG saved as RGB is off by a few; a colour scale is off by far more.
+_GREY_TOLERANCE = 8
+# Pillow's modes of more than 8 bits; versions differ in the one that they give to 16-bit PNG.
+_WHITE = {"I": 65535, "F": 1} | {f"I;16{order}": 65535 for order in ("", "L", "B", "N")}
+_PLAIN_MODES = ("L", "LA", "RGB", "RGBA", *_WHITE)
+
+
+class DepthError(ValueError):
+    """What is wrong with a depth map or a mask, as a sentence that does not name the file."""
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """The values of a depth map as the file has them: [H, W] float32, unscaled.
+
+    Raises DepthError for a file that cannot be read, several maps in one, colours, and NaN or infinite values.
+    """
+    values = _read_array(path) if path.suffix.lower() in ARRAY_ENDINGS else _read_picture(path)[0]
+    wrong = np.count_nonzero(~np.isfinite(values))
+    if wrong:
+        raise DepthError(
+            f"has NaN or infinite values in {wrong} of its {values.size} pixels. Make it again, or give such pixels a "
+            "value (the farthest, for sky)"
+        )
+    return values
+
+
+def to_disparity(depth: np.ndarray, near_is_bright: bool = True, metric: bool = False) -> np.ndarray:
+    """Disparity normalised to the map's own range: [H, W] float32, 0 = farthest, 1 = nearest.
+
+    Args:
+        depth: from `read_depth`.
+        near_is_bright: larger values are nearer, and the values are proportional to disparity (up to an offset),
+            as Depth Anything and MiDaS give them. False: the same turned round, larger values are farther.
+        metric: the values are distances, in any unit; disparity is then their inverse.
+
+    Raises DepthError for a map without any depth, and for distances that are not above 0.
+    """
+    values = depth.astype(np.float64)
+    if metric:
+        wrong = np.count_nonzero(values <= 0)
+        if wrong:
+            raise DepthError(
+                f"has {wrong} of {values.size} pixels at 0 or below, which is no distance. Fill them, or leave "
+                '"metric" out if its values are not distances'
+            )
+        values = 1 / values
+    elif not near_is_bright:
+        values = -values
+    low, high = values.min(), values.max()
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        raise DepthError(f"has the same value, {depth.flat[0]:g}, everywhere: no depth to render a blur from")
+    return ((values - low) / (high - low)).astype(np.float32)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A subject mask: [H, W] float32 in 0..1, bright = subject.
+
+    Raises DepthError for a file that cannot be read and for a mask without any subject (nothing at 0.5 or above).
+    """
+    values, white = _read_picture(path)
+    values = values / white
+    if not (values >= 0.5).any():
+        raise DepthError(
+            f"is empty: its brightest value is {values.max():.2f} of 1, and the subject is where it is 0.5 or more"
+        )
+    return values
+
+
+def _read_picture(path: Path) -> tuple[np.ndarray, int]:
+    """Grey values [H, W] float32, and the value that stands for white."""
+    try:
+        with Image.open(path) as picture:
+            grey = picture if picture.mode in _PLAIN_MODES else picture.convert("RGB")
+            values = np.asarray(grey).astype(np.float32)
+            white = _WHITE.get(grey.mode, 255)
+    # Pillow's decoders raise whatever their format's parser meets: SyntaxError, struct.error, EOFError, ...
+    except Exception as error:
+        raise DepthError(f"cannot be read as a picture ({error})") from error
+    if values.ndim == 3:
+        # Two channels are grey and alpha.
+        values = _grey(values[..., : 1 if values.shape[2] == 2 else 3])
+    return values, white
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        # Never a pickle: it could run anything.
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                values = loaded[_npz_key(loaded.files)]
+        else:
+            values = loaded
+    except DepthError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DepthError(f"cannot be read as a NumPy file of plain numbers ({error})") from error
+    if values.dtype.kind not in "buif":
+        raise DepthError(f"holds values of type {values.dtype}, expected numbers")
+    plane = values.squeeze().astype(np.float32)
+    if plane.ndim == 3 and plane.shape[2] in (3, 4):
+        plane = _grey(plane[..., :3])
+    if plane.ndim != 2 or not plane.size:
+        raise DepthError(
+            f"has the shape {list(values.shape)}, expected one map [H, W]. Save the map of each picture by itself"
+        )
+    return plane
+
+
+def _npz_key(keys: list[str]) -> str:
+    found = [key for key in _NPZ_KEYS if key in keys] or keys
+    if len(found) != 1 and found is keys:
+        raise DepthError(f'holds the arrays {", ".join(keys) or "(none)"}, expected one named "depth" or one in all')
+    return found[0]
+
+
+def _grey(colour: np.ndarray) -> np.ndarray:
+    """[H, W] of [H, W, channels] that all agree."""
+    spread = np.ptp(colour, axis=2).max()
+    # Arrays may be in 0..1 or in metres: compare with their own size.
+    if spread > _GREY_TOLERANCE / 255 * np.abs(colour).max():
+        raise DepthError("is coloured: its channels differ. Save the grey depth map, without a colour scale")
+    return colour[..., 0]

@@ -1,0 +1,200 @@
+"""The MODEL side of training: the host's network with an adapter that learns, by the hooks that sampling uses.
+
+Three things in the host stand between its network and gradients, and are answered here and nowhere else:
+
+- Its blocks write ``x += ...`` over values that the backward pass needs. They get tensors whose ``+=`` makes a
+  new one (``_OutOfPlace``).
+- Weights that were loaded inside a node are inference tensors, which autograd refuses. They are replaced by copies,
+  bit for bit, one at a time.
+- Its fastest attention has no gradient. Attention goes to the host's own functions that have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import attention_basic, attention_pytorch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..attention.install import adapt, block_places, compute_dtype
+from ..attention.math import Grounding
+from ..attention.module import AdapterModule
+from ..attention.run import CALL, Call, attend, row_index
+from ..weights.adapter import Adapter
+
+
+class Network:
+    """A FLUX of the host whose adapter learns.
+
+    Args:
+        model: native FLUX; a clone of it is used, and between runs of ``ready`` nothing of training is on it.
+        adapter: what training starts from. Its tensors are copied.
+        autocast: compute in bfloat16 what the model would compute in float32.
+        checkpointing: compute blocks a second time in the backward pass instead of keeping their activations.
+    """
+
+    def __init__(self, model: ModelPatcher, adapter: Adapter, autocast: bool, checkpointing: bool):
+        self.device = model.load_device
+        self.dtype = torch.bfloat16 if autocast else compute_dtype(model)
+        self.autocast = autocast
+        tensors = {name: tensor.float().clone() for name, tensor in adapter.tensors.items()}
+        self.adapter = Adapter(adapter.settings, tensors, adapter.source)
+        self.module = AdapterModule(self.adapter, torch.float32).to(self.device).requires_grad_(True)
+        self.weights: dict[str, nn.Parameter] = self.module.named_weights()
+        self.places = block_places(model, self.adapter)
+        self.clone = adapt(model, self.adapter, self.module, self.places)
+        network = self.clone.model.diffusion_model
+        for kind, blocks in (("double_blocks", network.double_blocks), ("single_blocks", network.single_blocks)):
+            for index in range(len(blocks)):
+                # Not by patches_replace: what it hands out as the original block is, by the time of the backward
+                # pass, the last block of all.
+                name = f"diffusion_model.{kind}.{index}.forward"
+                self.clone.add_object_patch(name, _with_gradients(self.clone.get_model_object(name), checkpointing))
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Gradients on and training's patches on the model; both gone afterwards, whatever happens."""
+        base = self.clone.model
+        inference = any(tensor.is_inference() for tensor in [*base.parameters(), *base.buffers()])
+        if inference:
+            self._unload()
+        with gradients():
+            if inference:
+                _replace_inference_tensors(base)
+            learning = [weight for weight in base.parameters() if weight.requires_grad]
+            try:
+                base.requires_grad_(False)
+                yield
+            finally:
+                self.clone.unpatch_model(unpatch_weights=False)
+                for weight in learning:
+                    weight.requires_grad_(True)
+
+    def load(self, shape: tuple[int, ...]) -> None:
+        """Bring the model to its device, if another model (VAE, text encoder) pushed it out since the last call.
+
+        shape: of the latents [n, C, h, w] of a step, for the memory to be kept free.
+        """
+        loaded = any(entry.model is self.clone for entry in comfy.model_management.current_loaded_models)
+        if not loaded or self.clone.object_patches.keys() - self.clone.object_patches_backup.keys():
+            # Activations are kept for the backward pass: more than sampling needs.
+            memory = 4 * self.clone.memory_required(list(shape))
+            comfy.model_management.load_models_gpu([self.clone], memory_required=memory)
+
+    def velocity(
+        self,
+        x: Tensor,
+        sigmas: Tensor,
+        annotations: Tensor,
+        context: Tensor,
+        pooled: Tensor | None,
+        pivots: tuple[int, ...],
+        guidance: float,
+    ) -> Tensor:
+        """The network's velocity, [n, C, h, w] float32; inside ``ready`` and after ``load``.
+
+        Args:
+            x: noisy latents [n, C, h, w]. sigmas: [n]. annotations: [n], blur / 30 or -1.
+            context: [n, L, D]. pooled: [n, P] or None.
+            pivots: for each row the row that holds its scene; its own number when it is not grounded.
+            guidance: for models that take it.
+        """
+        x, sigmas, context = x.to(self.device), sigmas.to(self.device), context.to(self.device)
+        values = self.adapter.settings.bokeh_scale * self.module.values(annotations.to(self.device))
+        call = Call(self.places, values.to(self.dtype)[:, :, None], self._grounding(pivots), _attention)
+        # Options of other nodes (caches, samplers' tricks) belong to sampling and stay out.
+        options = {CALL: call, "optimized_attention_override": attend}
+        extra = {} if pooled is None else {"y": pooled.to(self.device)}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            denoised = self.clone.model.apply_model(
+                x,
+                sigmas,
+                c_crossattn=context,
+                guidance=torch.full((len(x),), guidance, device=self.device),
+                transformer_options=options,
+                **extra,
+            )
+        # The host answers denoised = x - sigma * velocity.
+        return (x - denoised) / sigmas[:, None, None, None]
+
+    def _grounding(self, pivots: tuple[int, ...]) -> Grounding | None:
+        targets = [row for row, pivot in enumerate(pivots) if pivot != row]
+        if not targets:
+            return None
+        parts = (targets, [pivots[row] for row in targets], [row for row, pivot in enumerate(pivots) if pivot == row])
+        with_keys = self.adapter.settings.unfreeze_k
+        return Grounding(*(row_index(part, self.device) for part in parts), with_keys=with_keys)
+
+    def _unload(self) -> None:
+        """Take the model off its device, so that no weight is pinned or patched while it is replaced."""
+        for entry in list(comfy.model_management.current_loaded_models):
+            if entry.model is not None and self.clone.is_clone(entry.model):
+                comfy.model_management.current_loaded_models.remove(entry)
+                entry.model_unload()
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Inside a node too: nodes run in inference mode."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        # Newer hosts then leave out kernels that have no gradient.
+        before = getattr(comfy.model_management, "in_training", None)
+        if before is not None:
+            comfy.model_management.in_training = True
+            stack.callback(setattr, comfy.model_management, "in_training", before)
+        yield
+
+
+class _OutOfPlace(Tensor):
+    """A tensor whose ``+=`` leaves it alone and gives a new one; anything else gives plain tensors."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __iadd__(self, other: Tensor) -> Tensor:
+        return torch.add(self.as_subclass(Tensor), other).as_subclass(_OutOfPlace)
+
+
+def _with_gradients(forward, checkpointing: bool):
+    """A block's forward whose streams (``img`` and ``txt`` by name, or the first argument) are not written over."""
+
+    def run(names: tuple[str, ...], others: dict, *streams: Tensor) -> tuple[Tensor, ...]:
+        safe = [stream.as_subclass(_OutOfPlace) for stream in streams]
+        positional = safe[len(names) :]
+        out = forward(*positional, **dict(zip(names, safe, strict=False)), **others)
+        return tuple(part.as_subclass(Tensor) for part in (out if isinstance(out, tuple) else (out,)))
+
+    def with_gradients(*args: Tensor, **kwargs):
+        names = tuple(name for name in ("img", "txt") if name in kwargs)
+        streams = [*(kwargs.pop(name) for name in names), *args]
+        # The host writes the next block's number into the same dictionary, and a second forward must find its own.
+        kwargs["transformer_options"] = dict(kwargs["transformer_options"])
+        if checkpointing and torch.is_grad_enabled():
+            out = checkpoint(run, names, kwargs, *streams, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = run(names, kwargs, *streams)
+        return out if names else out[0]
+
+    return with_gradients
+
+
+def _attention(func, q: Tensor, *args, **kwargs) -> Tensor:
+    # On a CPU the plain matrix products are several times faster than the backward pass of the fused function.
+    kept = attention_basic if q.device.type == "cpu" else attention_pytorch
+    return kept(q, *args, **kwargs)
+
+
+def _replace_inference_tensors(base: nn.Module) -> None:
+    for module in base.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None and weight.is_inference():
+                module._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = buffer.clone()

@@ -1,0 +1,218 @@
+"""Blur pairs from a manifest: groups of one scene at several blurs, and single photos with the blur they show.
+
+The two kinds of Bokeh Diffusion (arXiv 2503.08434, section 4.1): pictures sharp all over with their depth, rendered
+at several blurs the moment they are drawn, and photos as they were taken. A blur is K in a picture of 512 px on its
+short side. Rendering at another size scales the discs, not the number; a crop of a photo shows its discs larger, so
+its K grows by as much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..optics.render import render_depth
+from ..optics.sweep import BLUR_MAX
+from .pictures import Pictures
+from .rows import DepthMap, Row, open_picture
+
+STEP = 16
+# The paper renders its pairs at K in 1..30; below 1 a disc is hardly a pixel.
+RENDERED_MIN = 1.0
+# Share of rendered pictures that stay sharp all over.
+SHARP_SHARE = 1 / 8
+LONGEST_SIDE = 2.0
+# Crops keep at least 1 / 1.25 of the largest that fits.
+ZOOM_MAX = 1.25
+
+
+class ManifestPairs:
+    """The rows of a manifest as a data set (see `pictures.Dataset`).
+
+    Attributes:
+        groups: there are pictures with depth, so that groups can be drawn.
+        singles: single pictures can be drawn; always.
+    """
+
+    singles = True
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        size: int = 512,
+        keep_aspect: bool = False,
+        held_out: float = 0.05,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """
+        Args:
+            rows: from `manifest.read_manifest`, checked for this size.
+            size: short side of the pictures in px, a multiple of 16.
+            keep_aspect: cut pictures to the multiple of 16 px nearest to their own shape (at most 1 : 2) instead of
+                squares; all scenes of one draw then have one shape.
+            held_out: share of the pictures that is kept from training, 0..0.5, chosen by a hash of the picture's name:
+                a picture stays on its side when rows are added, and all its rows are on one side.
+            device: where blurs are rendered; the pictures come back on the CPU.
+
+        Raises:
+            ValueError: for no rows, a size that is no multiple of 16, or another share.
+        """
+        if not rows:
+            raise ValueError("There are no rows to train on. Add rows to the manifest.")
+        if size < STEP or size % STEP:
+            raise ValueError(f"The training size is {size} px, expected a multiple of {STEP}. Use 512, for example.")
+        if not 0 <= held_out <= 0.5:
+            raise ValueError(f"The held-out share is {held_out:g}, expected 0 to 0.5. Use 0.05, for example.")
+        self.size, self.keep_aspect, self.device = size, keep_aspect, device
+        # Held out kind by kind, so that a few photos among thousands of groups have a held-out part too.
+        self._grouped = _split([row for row in rows if row.depth], held_out)
+        self._photos = _split([row for row in rows if not row.depth], held_out)
+        self.groups = bool(self._grouped[False])
+
+    def summary(self) -> str:
+        """How many pictures of each kind there are and how many of them are held out, one line each."""
+        kinds = (("Sharp pictures with depth", self._grouped), ("Photos with their own blur", self._photos))
+        return "\n".join(
+            f"{name}: {len(parts[False]) + len(parts[True])} (held out: {len(parts[True])})"
+            for name, parts in kinds
+            if parts[False] or parts[True]
+        )
+
+    def draw(self, generator: torch.Generator, scenes: int, per_scene: int, held_out: bool = False) -> Pictures:
+        """`scenes` scenes at `per_scene` blurs each, all decided by the generator (on the CPU).
+
+        Groups come from pictures with depth alone. Single pictures (``per_scene`` 1) come from all rows: photos show
+        their own blur, the others are rendered at a random one.
+
+        Raises:
+            ValueError: when there are no such pictures, or a file cannot be read any more, naming its row.
+        """
+        rows = self._grouped[held_out] + ([] if per_scene > 1 else self._photos[held_out])
+        if not rows:
+            raise ValueError(
+                f"There are no {'held-out ' if held_out else ''}{'groups' if per_scene > 1 else 'pictures'} to draw. "
+                + ("Hold out a share above 0, of two pictures at least." if held_out else "Add rows with a depth.")
+            )
+        images, blurs = [], []
+        chosen = self._choose(rows, scenes, generator)
+        for row in chosen:
+            drawn, shown = self._scene(row, per_scene, generator)
+            images.append(drawn)
+            blurs.append(shown)
+        return Pictures(torch.cat(images), [row.caption for row in chosen], torch.cat(blurs))
+
+    def shape(self, row: Row) -> tuple[int, int]:
+        """Height and width in px of a row's pictures when they are drawn."""
+        if not self.keep_aspect:
+            return self.size, self.size
+        ratio = max(row.width, row.height) / min(row.width, row.height)
+        # Downwards: a longer one would leave the picture.
+        long = STEP * int(self.size * min(ratio, LONGEST_SIDE) / STEP)
+        return (self.size, long) if row.width >= row.height else (long, self.size)
+
+    def _choose(self, rows: Sequence[Row], count: int, generator: torch.Generator) -> list[Row]:
+        """Different rows of one shape as long as there are enough of them; every row is equally likely to lead."""
+        lead = rows[_integer(len(rows), generator)]
+        if self.keep_aspect:
+            rows = [row for row in rows if self.shape(row) == self.shape(lead)]
+        if len(rows) < count:
+            return [rows[_integer(len(rows), generator)] for _ in range(count)]
+        return [rows[i] for i in torch.randperm(len(rows), generator=generator)[:count].tolist()]
+
+    def _scene(self, row: Row, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        window, zoom = self._window(row, generator)
+        try:
+            cut = _cut(open_picture(row.picture), window, self.shape(row), Image.Resampling.LANCZOS)
+            picture = torch.from_numpy(cut / np.float32(255))
+            if row.depth is None:
+                return picture[None], torch.tensor([min(row.blur * zoom, BLUR_MAX)])
+            blurs = group_blurs(count, generator)
+            return self._render(picture, row.depth, window, blurs), blurs
+        except ValueError as error:
+            raise ValueError(
+                f"Row {row.number} of the manifest, {row.name}: {error}. Check the manifest again."
+            ) from error
+
+    def _render(self, picture: Tensor, depth: DepthMap, window: Sequence[float], blurs: Tensor) -> Tensor:
+        height, width = picture.shape[:2]
+        # Not Lanczos: it would overshoot at edges and put false depths there.
+        disparity = _cut(Image.fromarray(depth.disparity()), window, (height, width), Image.Resampling.BILINEAR)
+        count = len(blurs)
+        return render_depth(
+            picture.to(self.device).expand(count, -1, -1, -1),
+            torch.from_numpy(disparity).to(self.device).expand(count, -1, -1),
+            torch.full((count,), depth.focus, device=self.device),
+            blurs.to(self.device),
+        ).cpu()
+
+    def _window(self, row: Row, generator: torch.Generator) -> tuple[tuple[float, float, float, float], float]:
+        """A crop as parts of the picture (left, top, right, bottom), and by how much more it is enlarged than the
+        whole picture would be. It holds the subject, or lies in it where the subject is larger."""
+        height, width = self.shape(row)
+        largest = min(row.width / width, row.height / height)
+        zoom_max = min(ZOOM_MAX, largest)
+        if row.blur:
+            zoom_max = min(zoom_max, BLUR_MAX / row.blur * largest * self.size / min(row.width, row.height))
+        scale = largest / _between(1.0, max(1.0, zoom_max), generator)
+        left, right = _place(scale * width, row.width, row.subject[0], row.subject[2], generator)
+        top, bottom = _place(scale * height, row.height, row.subject[1], row.subject[3], generator)
+        return (left, top, right, bottom), min(row.width, row.height) / (scale * self.size)
+
+
+def group_blurs(count: int, generator: torch.Generator) -> Tensor:
+    """Blurs of one group, in any order: one in each of ``count`` equal parts of 1..30, so that they contrast; in some
+    groups the smallest is 0 instead, an eighth of all pictures."""
+    parts = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    blurs = RENDERED_MIN + (BLUR_MAX - RENDERED_MIN) * parts
+    if torch.rand((), generator=generator) < count * SHARP_SHARE:
+        blurs[0] = 0
+    return blurs[torch.randperm(count, generator=generator)]
+
+
+def _split(rows: Iterable[Row], share: float) -> dict[bool, list[Row]]:
+    """Rows by whether they are held out. With a share above 0 and two pictures or more there is one on either side."""
+    rows = list(rows)
+    places = {row.name: _place_of(row.name) for row in rows}
+    held_out = {name for name, place in places.items() if place < share}
+    if share > 0 and len(places) > 1:
+        order = sorted(places, key=places.get)
+        held_out = (held_out | {order[0]}) - {order[-1]}
+    return {kept: [row for row in rows if (row.name in held_out) == kept] for kept in (False, True)}
+
+
+def _place_of(name: str) -> float:
+    """A number in 0..1 that depends on the name alone, on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+
+
+def _place(length: float, side: int, first: float, last: float, generator: torch.Generator) -> tuple[float, float]:
+    """Start and end of a crop of ``length`` px, as parts of the ``side``: it holds ``first`` to ``last`` or lies
+    within it."""
+    low, high = (min(max(at, 0.0), side - length) for at in sorted((first * side, last * side - length)))
+    # Whole pixels: half a pixel between them would soften a picture that is to be sharp.
+    start = min(round(_between(low, high, generator)), max(0, math.floor(side - length + 1e-6)))
+    return start / side, (start + length) / side
+
+
+def _cut(
+    picture: Image.Image, window: Sequence[float], shape: tuple[int, int], resampling: Image.Resampling
+) -> np.ndarray:
+    """The window (parts of the picture) resized to ``shape`` (height, width), float32."""
+    width, height = picture.size
+    left, top, right, bottom = window
+    box = (left * width, top * height, min(right * width, width), min(bottom * height, height))
+    return np.array(picture.resize(shape[::-1], resampling, box=box), dtype=np.float32)
+
+
+def _between(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def _integer(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=generator))

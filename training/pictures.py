@@ -1,0 +1,65 @@
+"""What the trainer learns from: pictures of known blur, as a dataset shows them and as the model sees them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Pictures(NamedTuple):
+    """Pictures of known blur; rows of one scene follow one another.
+
+    Attributes:
+        images: [n, H, W, 3] float32 sRGB in 0..1.
+        captions: one for each scene.
+        blurs: [n], each 0..30; n = scenes * pictures of a scene.
+    """
+
+    images: Tensor
+    captions: list[str]
+    blurs: Tensor
+
+
+class Dataset(Protocol):
+    """Where pictures come from. ``groups``: one scene can be drawn at several blurs; ``singles``: scenes can be
+    drawn once."""
+
+    groups: bool
+    singles: bool
+
+    def draw(self, generator: torch.Generator, scenes: int, per_scene: int, held_out: bool = False) -> Pictures:
+        """``scenes`` scenes at ``per_scene`` blurs each, settled by ``generator`` (CPU) alone.
+
+        ``held_out`` draws from the part that is kept for measuring, if the dataset has one.
+        """
+
+
+class Draw(NamedTuple):
+    """Pictures as the model sees them.
+
+    Attributes:
+        latents: [n, C, h, w] float32 in the model's own scale (``process_latent_in`` done).
+        context: text tokens [scenes, L, D].
+        pooled: pooled text [scenes, P], or None for a model without.
+        blurs: [n], each 0..30.
+    """
+
+    latents: Tensor
+    context: Tensor
+    pooled: Tensor | None
+    blurs: Tensor
+
+
+class Source(Protocol):
+    """Where the trainer's latents and texts come from. ``groups`` and ``singles`` as in ``Dataset``."""
+
+    groups: bool
+    singles: bool
+
+    def draw(self, generator: torch.Generator, scenes: int, per_scene: int, held_out: bool = False) -> Draw:
+        """As ``Dataset.draw``, encoded."""
+
+    def empty(self, length: int) -> tuple[Tensor, Tensor | None]:
+        """The empty caption: tokens [L, D], L = ``length`` as far as the text encoder can, and pooled text [P]."""

@@ -1,0 +1,189 @@
+"""What is trained on what: the settings, and the drawing of batches (Bokeh Diffusion, arXiv 2503.08434, section 3).
+
+Flow matching, x = (1 - s) z + s noise with the velocity noise - z as target. A batch is made of units of
+``per_scene`` pictures, each unit one of
+
+    grounded group    one scene at several blurs, a random member the pivot of the others, as in sampling
+    group             the same without grounding
+    singles           scenes of their own, each at one blur
+
+Pictures of one scene share noise, timestep and caption. Everything a unit draws comes from generators made of
+(seed, step, number of the unit), so it does not matter which process draws it, or whether the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..attention.math import NO_ANNOTATION, annotation
+from .pictures import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings of a training run.
+
+    Attributes:
+        seed: of everything that is drawn.
+        batch: pictures that go through the model together, in each process; a multiple of ``per_scene``.
+        accumulate: batches of one step.
+        per_scene: pictures of a unit, and so of a group.
+        grouped: share of the units that are groups.
+        grounded: share of the groups in which grounding is active.
+        no_annotation: share of the scenes whose blur is replaced by "no annotation". A group loses all of its
+            annotations or none, and one that lost them is not grounded: "no annotation" is the negative branch of
+            sampling, which never is.
+        no_caption: share of the scenes whose caption is replaced by the empty one.
+        timestep_mean, timestep_std: of the normal distribution of log(s / (1 - s)). A mean of log(shift) is FLUX's
+            shift; a larger one trains more on the noisiest steps, in which layout and blur are settled.
+        guidance: for models that take it as an input.
+        rank: of every low-rank pair.
+        blocks: numbers of the adapted blocks, double blocks first; None for all.
+        unfreeze_q, unfreeze_k: whether queries and keys are adapted.
+        context_dim, hidden_dim: widths of the bokeh embedding and of the layer inside it.
+        learning_rate, warmup, weight_decay, gradient_clip: of AdamW; warm-up in steps, clip by the gradient's norm.
+        average: decay of the moving average of the weights, which is the result; 0 for the weights themselves.
+        held_out_units: units on which the held-out loss is measured, the same ones every time.
+        autocast: compute in bfloat16 what the model would compute in float32.
+        checkpointing: compute blocks a second time in the backward pass instead of keeping their activations.
+    """
+
+    seed: int = 0
+    batch: int = 4
+    accumulate: int = 1
+    per_scene: int = 4
+    grouped: float = 0.5
+    grounded: float = 0.5
+    no_annotation: float = 0.1
+    no_caption: float = 0.1
+    timestep_mean: float = 0.6
+    timestep_std: float = 1.0
+    guidance: float = 1.0
+    rank: int = 64
+    blocks: tuple[int, ...] | None = None
+    unfreeze_q: bool = True
+    unfreeze_k: bool = True
+    context_dim: int = 768
+    hidden_dim: int = 64
+    learning_rate: float = 1e-4
+    warmup: int = 100
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    average: float = 0.999
+    held_out_units: int = 8
+    autocast: bool = False
+    checkpointing: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate", "per_scene", "rank", "context_dim", "hidden_dim", "held_out_units"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}. Choose a whole number of at least 1.")
+        if self.batch % self.per_scene:
+            raise ValueError(
+                f"A batch of {self.batch} pictures cannot be made of groups of {self.per_scene}. Choose a batch "
+                f"that is a multiple of {self.per_scene}, or another number of pictures for each scene."
+            )
+        for name in ("grouped", "grounded", "no_annotation", "no_caption"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}. It is a share: choose a number from 0 to 1.")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}. Choose a number from 0 (off) to less than 1.")
+        for name in ("learning_rate", "timestep_std", "gradient_clip"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name} is {getattr(self, name)}. Choose a number greater than 0.")
+
+    def identity(self, processes: int) -> dict[str, object]:
+        """What must be equal for a run to go on from a checkpoint; processes only divide the batch among them."""
+        settings = asdict(self) | {"batch": self.batch * processes}
+        del settings["checkpointing"]
+        return settings | {"blocks": None if self.blocks is None else list(self.blocks)}
+
+
+class Unit(NamedTuple):
+    """What one unit, or several one after the other, give the model; n rows.
+
+    Attributes:
+        latents, noise: [n, C, h, w] float32.
+        sigmas: [n], the timesteps s.
+        annotations: [n], blur / 30, or -1 for none.
+        context: [n, L, D]. pooled: [n, P] or None.
+        pivots: for each row the row that holds its scene; its own number when it is not grounded.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    sigmas: Tensor
+    annotations: Tensor
+    context: Tensor
+    pooled: Tensor | None
+    pivots: tuple[int, ...]
+
+
+def draw_unit(recipe: Recipe, source: Source, step: int, number: int, held_out: bool = False) -> Unit:
+    """Unit ``number`` of a step; of the held-out loss, whose steps are all alike, with ``held_out``."""
+    key = (recipe.seed, "held out" if held_out else "training", step, number)
+    chosen = _generator(*key, "recipe")
+    group = recipe.per_scene > 1 and source.groups
+    grouped = group and (_happens(recipe.grouped, chosen) or not source.singles)
+    grounded = _happens(recipe.grounded, chosen) and grouped
+    scenes, per_scene = (1, recipe.per_scene) if grouped else (recipe.per_scene, 1)
+
+    drawn = source.draw(_generator(*key, "pictures"), scenes, per_scene, held_out)
+    latents = drawn.latents.float().cpu()
+    noise = torch.randn((scenes, *latents.shape[1:]), generator=chosen)
+    sigmas = torch.sigmoid(recipe.timestep_mean + recipe.timestep_std * torch.randn(scenes, generator=chosen))
+    annotations = annotation(drawn.blurs.float().cpu())
+    context, pooled = drawn.context.clone(), None if drawn.pooled is None else drawn.pooled.clone()
+    pivots = list(range(len(latents)))
+    for scene in range(scenes):
+        rows = range(scene * per_scene, (scene + 1) * per_scene)
+        pivot = rows[int(torch.randint(per_scene, (), generator=chosen))]
+        annotated = not _happens(recipe.no_annotation, chosen)
+        if not annotated:
+            annotations[rows.start : rows.stop] = NO_ANNOTATION
+        if _happens(recipe.no_caption, chosen):
+            context[scene], empty = source.empty(context.shape[1])
+            if pooled is not None:
+                pooled[scene] = empty
+        if grounded and annotated:
+            pivots[rows.start : rows.stop] = [pivot] * per_scene
+
+    def repeated(values: Tensor) -> Tensor:
+        return values.repeat_interleave(per_scene, dim=0)
+
+    pooled = None if pooled is None else repeated(pooled)
+    return Unit(latents, repeated(noise), repeated(sigmas), annotations, repeated(context), pooled, tuple(pivots))
+
+
+def join(units: list[Unit]) -> list[Unit]:
+    """Units of equal shapes one after the other, so that they go through the model together."""
+    alike: dict[tuple, list[Unit]] = {}
+    for unit in units:
+        alike.setdefault((unit.latents.shape[1:], unit.context.shape[1:]), []).append(unit)
+    joined = []
+    for members in alike.values():
+        pivots, first = [], 0
+        for member in members:
+            pivots += [first + pivot for pivot in member.pivots]
+            first += len(member.pivots)
+        tensors = (
+            None if parts[0] is None else torch.cat(parts) for parts in zip(*(m[:-1] for m in members), strict=True)
+        )
+        joined.append(Unit(*tensors, tuple(pivots)))
+    return joined
+
+
+def _happens(share: float, generator: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=generator) < share)
+
+
+def _generator(*key: object) -> torch.Generator:
+    """A generator of its own for each key; Python's own hash differs between processes."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

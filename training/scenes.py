@@ -1,0 +1,225 @@
+"""Procedural scenes for training without a single photo: a sharp object before a patterned background.
+
+Every scene is a list of numbers drawn from a seed, knows its layers, and can be rendered at any blur from 0
+to 30. Objects and patterns sit on a grid of 16 px, the grid of a FLUX model's image tokens, so that a small
+model learns them in hours on a plain CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..optics.defocus import DISPLAY_GAMMA, disc_radius, spread_periodic
+from .pictures import Pictures
+
+GRID = 16
+SIZE = 128
+BLUR_MAX = 30.0
+
+# sRGB. Objects are vivid and backgrounds muted, so that a picture's pixels tell which is which.
+OBJECT_COLOURS = {
+    "red": (0.88, 0.10, 0.10),
+    "orange": (0.98, 0.52, 0.05),
+    "yellow": (0.98, 0.90, 0.10),
+    "green": (0.12, 0.72, 0.16),
+    "blue": (0.10, 0.28, 0.92),
+    "pink": (0.96, 0.25, 0.70),
+}
+BACKGROUND_COLOURS = {
+    "grey": ((0.10, 0.10, 0.11), (0.80, 0.80, 0.80)),
+    "brown": ((0.16, 0.09, 0.05), (0.80, 0.66, 0.52)),
+    "teal": ((0.03, 0.15, 0.17), (0.50, 0.80, 0.78)),
+    "olive": ((0.11, 0.13, 0.04), (0.74, 0.76, 0.50)),
+    "plum": ((0.14, 0.05, 0.15), (0.78, 0.58, 0.78)),
+    "navy": ((0.04, 0.06, 0.18), (0.58, 0.66, 0.84)),
+}
+SHAPES = ("disc", "square", "diamond", "heart")
+PATTERNS = ("stripes", "checks", "lights", "tiles")
+PHASES = 4
+RIM = 2.2
+BOX = 3 * GRID
+PLACES = 4
+# Two periods of a pattern: room for the largest disc, whose radius is 7.5 px.
+PERIOD = 2 * GRID
+LAMP = 3.0
+
+
+class Scene(NamedTuple):
+    """A batch of scenes, int64 [n] each: indices into the tables above, and the place of the object's box in
+    steps of the grid."""
+
+    colour: Tensor
+    shape: Tensor
+    ground: Tensor
+    pattern: Tensor
+    phase: Tensor
+    row: Tensor
+    column: Tensor
+
+
+def kinds(held_out: bool) -> Tensor:
+    """Every combination of colour, shape, background and pattern that is kept for training or held out of it
+    (64 of 576, in which each of them occurs): int64 [n, 4]."""
+    sizes = (len(OBJECT_COLOURS), len(SHAPES), len(BACKGROUND_COLOURS), len(PATTERNS))
+    every = torch.cartesian_prod(*(torch.arange(size) for size in sizes))
+    chosen = (every * torch.tensor([1, 2, 3, 4])).sum(1) % 9 == 0
+    return every[chosen == held_out]
+
+
+def draw_scenes(generator: torch.Generator, count: int, held_out: bool = False) -> Scene:
+    """``count`` scenes, every kind equally likely."""
+    choice = kinds(held_out)
+    choice = choice[torch.randint(len(choice), (count,), generator=generator)]
+    phase = torch.randint(PHASES, (count,), generator=generator)
+    row, column = (1 + torch.randint(PLACES, (count,), generator=generator) for _ in range(2))
+    return Scene(*choice.unbind(1), phase, row, column)
+
+
+def caption(scene: Scene, index: int) -> str:
+    """Scene ``index`` in plain words, such as "a red disc before teal lights"."""
+    colour, shape = list(OBJECT_COLOURS)[scene.colour[index]], SHAPES[scene.shape[index]]
+    ground, pattern = list(BACKGROUND_COLOURS)[scene.ground[index]], PATTERNS[scene.pattern[index]]
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape} before {ground} {pattern}"
+
+
+def object_tones() -> Tensor:
+    """The two tones of each object colour in linear light, [colours, 2, 3]: plain and pale."""
+    plain = _linear(torch.tensor(list(OBJECT_COLOURS.values())))
+    return torch.stack([plain, plain + 0.4 * (1 - plain)], dim=1)
+
+
+class Stage:
+    """The drawn parts, ready to be put together: objects with their coverage, and backgrounds."""
+
+    @cached_property
+    def objects(self) -> tuple[Tensor, Tensor]:
+        """Linear light [colours, shapes, 3, 48, 48] and coverage [shapes, 1, 48, 48]."""
+        fine = 4
+        side = BOX * fine
+        axis = (torch.arange(side) + 0.5) / fine - BOX / 2
+        y, x = axis[:, None], axis[None, :]
+        radius = 0.45 * BOX
+        inside = {
+            "disc": radius - (x.square() + y.square()).sqrt(),
+            "square": 0.84 * radius - torch.maximum(x.abs(), y.abs()),
+            "diamond": (1.06 * radius - (x.abs() + y.abs())) / math.sqrt(2),
+            "heart": _heart(x / radius, y / radius) * radius,
+        }
+        depth = torch.stack([inside[name].expand(side, side) for name in SHAPES])
+        # A dark rim round a texture of squares.
+        rim = (depth < RIM).float()
+        weave = (((x / 8).floor() + (y / 8).floor()) % 2 == 0) * (1 - rim)
+        coverage = _reduce((depth > 0).float()[:, None], fine)
+        colours = []
+        for plain, pale in object_tones()[..., None, None]:
+            picture = plain * (1 - 0.88 * rim)[:, None] + weave[:, None] * (pale - plain)
+            colours.append(_reduce(picture, fine))
+        return torch.stack(colours), coverage
+
+    @cached_property
+    def grounds(self) -> Tensor:
+        """Linear light of one period [colours, patterns, phases, 3, 32, 32]; larger than the largest disc."""
+        fine = 4
+        axis = (torch.arange(PERIOD * fine) + 0.5) / fine
+        every = []
+        for phase in range(PHASES):
+            u = ((axis[None, :] - phase * GRID / PHASES) % GRID).expand(len(axis), -1)
+            v = (axis[:, None] % GRID).expand(-1, len(axis))
+            to_centre = ((u - GRID / 2).square() + (v - GRID / 2).square()).sqrt()
+            masks = {
+                "stripes": (u < GRID / 2).float(),
+                "checks": ((u < GRID / 2) != (v < GRID / 2)).float(),
+                "lights": (to_centre < 2.6).float(),
+                "tiles": ((u > 3.0) & (v > 3.0)).float(),
+            }
+            every.append(torch.stack([_reduce(masks[name][None], fine) for name in PATTERNS]))
+        masks = torch.stack(every, dim=1)
+        # Lamps are brighter than paper, so that their discs still glow when they are large.
+        gain = torch.tensor([LAMP if name == "lights" else 1.0 for name in PATTERNS])[:, None, None, None, None]
+        grounds = []
+        for dark, bright in BACKGROUND_COLOURS.values():
+            low, high = (_linear(torch.tensor(rgb))[:, None, None] for rgb in (dark, bright))
+            grounds.append(low + masks * (gain * high - low))
+        return torch.stack(grounds)
+
+
+def _heart(x: Tensor, y: Tensor) -> Tensor:
+    """Positive inside a heart: two discs side by side over a rotated square."""
+    y = y + 0.12
+    lobes = 0.5 - ((x.abs() - 0.47).square() + (y + 0.35).square()).sqrt()
+    point = (0.96 - (x.abs() + (y - 0.02).abs())) / math.sqrt(2)
+    point = torch.where(y < -0.35, torch.full_like(point, -1.0), point)
+    return torch.maximum(lobes, point)
+
+
+def _linear(rgb: Tensor) -> Tensor:
+    return rgb.pow(DISPLAY_GAMMA)
+
+
+def _reduce(maps: Tensor, factor: int) -> Tensor:
+    return torch.nn.functional.avg_pool2d(maps, factor)
+
+
+def render(stage: Stage, scene: Scene, blurs: Tensor) -> Tensor:
+    """Pictures of scenes, [n, H, W, 3] sRGB in 0..1, scene i at ``blurs[i]``.
+
+    The object is in focus and the background at a disparity difference of 1. The same pictures as
+    ``render_layers`` gives, but a background is blurred in one period only.
+    """
+    objects, coverage = stage.objects
+    grounds = stage.grounds[scene.ground, scene.pattern, scene.phase]
+    grounds = spread_periodic(grounds, disc_radius(blurs, torch.ones(()), SIZE)).movedim(1, -1)
+    pictures = _display(grounds).repeat(1, SIZE // PERIOD, SIZE // PERIOD, 1)
+    rows, columns = _box(scene)
+    behind = grounds[torch.arange(len(blurs))[:, None, None], rows % PERIOD, columns % PERIOD]
+    cover = coverage[scene.shape].movedim(1, -1)
+    light = behind * (1 - cover) + cover * objects[scene.colour, scene.shape].movedim(1, -1)
+    pictures[torch.arange(len(blurs))[:, None, None], rows, columns] = _display(light)
+    return pictures
+
+
+def subject_masks(stage: Stage, scene: Scene) -> Tensor:
+    """Where the object is, [n, H, W] coverage 0..1."""
+    masks = torch.zeros(len(scene.row), SIZE, SIZE)
+    rows, columns = _box(scene)
+    masks[torch.arange(len(masks))[:, None, None], rows, columns] = stage.objects[1][scene.shape, 0]
+    return masks
+
+
+def _box(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Pixel rows [n, 48, 1] and columns [n, 1, 48] of the object's box."""
+    steps = torch.arange(BOX)
+    return (GRID * scene.row)[:, None, None] + steps[:, None], (GRID * scene.column)[:, None, None] + steps
+
+
+def _display(light: Tensor) -> Tensor:
+    return light.clamp(0, 1).pow(1 / DISPLAY_GAMMA)
+
+
+class Scenes:
+    """Endless procedural scenes as a dataset (see ``pictures.Dataset``): groups and single pictures."""
+
+    groups = True
+    singles = True
+
+    def __init__(self) -> None:
+        self.stage = Stage()
+
+    def draw(
+        self,
+        generator: torch.Generator,
+        scenes: int,
+        per_scene: int,
+        held_out: bool = False,
+        sharp: bool = False,
+    ) -> Pictures:
+        drawn = draw_scenes(generator, scenes, held_out)
+        blurs = (0.0 if sharp else BLUR_MAX) * torch.rand(scenes * per_scene, generator=generator)
+        repeated = Scene(*(part.repeat_interleave(per_scene) for part in drawn))
+        captions = [caption(drawn, i) for i in range(scenes)]
+        return Pictures(render(self.stage, repeated, blurs), captions, blurs)

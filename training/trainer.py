@@ -1,0 +1,280 @@
+"""The training loop: steps that can be interrupted anywhere and repeated exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from comfy.model_management import InterruptProcessingException, throw_exception_if_processing_interrupted
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..weights.adapter import Adapter
+from ..weights.files import write_adapter
+from .checkpoint import TrainingError, check_same, fingerprint, load_checkpoint, save_checkpoint
+from .network import Network, gradients
+from .pictures import Source
+from .processes import Alone
+from .recipe import Recipe, Unit, draw_unit, join
+from .start import new_adapter
+
+CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known after a step.
+
+    Attributes:
+        step: steps done. steps: steps in all.
+        loss: mean squared error of the velocity in this step.
+        held_out: the loss on held-out pictures, in the steps in which it was measured.
+        best: whether that was the lowest so far.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    held_out: float | None = None
+    best: bool = False
+
+
+class Trainer:
+    """Trains a new adapter for a FLUX model.
+
+    Args:
+        model: the host's MODEL; it is the same afterwards.
+        source: gives latents and texts.
+        recipe: the settings.
+        folder: where checkpoint and best adapter go; None keeps nothing on disk. A checkpoint that is there already is
+            gone on from.
+        processes: what this process belongs to.
+
+    Raises:
+        TrainingError: when the checkpoint in ``folder`` is of another recipe or model.
+        ValueError: when the model is not native FLUX or lacks a block of the recipe.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        source: Source,
+        recipe: Recipe,
+        folder: Path | None = None,
+        processes: Alone | None = None,
+    ):
+        self.source, self.recipe, self.folder = source, recipe, folder
+        self.processes = processes or Alone()
+        self.step = 0
+        self.losses: list[float] = []
+        self.held_out: list[tuple[int, float]] = []
+        self._stopping = self._updating = False
+        self._held_out_units: list[Unit] = []
+        with gradients():
+            self.network = Network(model, new_adapter(model, recipe), recipe.autocast, recipe.checkpointing)
+            self.weights = self.network.weights
+            self.average = self._copy(self.weights) if recipe.average else None
+            self.best: dict[str, Tensor] | None = None
+            self.optimizer = torch.optim.AdamW(
+                self.weights.values(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+            )
+            if folder is not None and (folder / CHECKPOINT).exists():
+                self._resume(folder / CHECKPOINT)
+
+    def run(
+        self,
+        steps: int,
+        on_step: Callable[[Progress], None] | None = None,
+        measure_every: int = 100,
+        save_every: int = 500,
+    ) -> None:
+        """Train until ``steps`` steps are done in all.
+
+        A KeyboardInterrupt or an interrupt of the host saves a checkpoint, leaves the model as it was and goes on up.
+
+        Args:
+            on_step: called after every step; may raise, and may sample with the model.
+            measure_every: steps between held-out losses; the start and the last step have one as well.
+            save_every: steps between checkpoints; the last step has one as well.
+
+        Raises:
+            TrainingError: when the loss is no longer a finite number, or a checkpoint cannot be written.
+        """
+        try:
+            with self.network.ready():
+                if not self.held_out:
+                    # What a held-out part lacks shows before the first step, and the curve has its start.
+                    self._measure()
+                while self.step < steps and not self._stopping:
+                    throw_exception_if_processing_interrupted()
+                    loss = self._advance()
+                    last = self.step == steps or self._stopping
+                    held_out, best = None, False
+                    if last or self.step % measure_every == 0:
+                        held_out, best = self._measure()
+                    if last or self.step % save_every == 0:
+                        self.save()
+                    if on_step is not None:
+                        on_step(Progress(self.step, steps, loss, held_out, best))
+        except (KeyboardInterrupt, InterruptProcessingException):
+            # In the middle of an update the weights belong to no step; the checkpoint before it stands.
+            if not self._updating:
+                self.save()
+            raise
+
+    def stop(self) -> None:
+        """End ``run`` after the step that is going on, in all processes; for signal handlers."""
+        self._stopping = True
+
+    def adapter(self) -> Adapter:
+        """The best adapter by held-out loss, or the present one before the first measurement."""
+        tensors = self.best or self.average or self.weights
+        settings, name = self.network.adapter.settings, self.folder.name if self.folder else "trained adapter"
+        with gradients():
+            return Adapter(settings, {key: tensor.detach().clone().cpu() for key, tensor in tensors.items()}, name)
+
+    def save(self) -> None:
+        """Write the checkpoint, from the first process only."""
+        if self.folder is None or self.processes.rank:
+            return
+        groups = {"weights": self.weights, "average": self.average, "best": self.best}
+        tensors = {
+            f"{group}/{name}": tensor for group, members in groups.items() for name, tensor in (members or {}).items()
+        }
+        for name, weight in self.weights.items():
+            for key, tensor in self.optimizer.state.get(weight, {}).items():
+                tensors[f"optimizer/{key}/{name}"] = tensor
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["held_out"] = torch.tensor(self.held_out, dtype=torch.float64).reshape(-1, 2)
+        info = {
+            "step": self.step,
+            "recipe": self.recipe.identity(self.processes.size),
+            "model": fingerprint(self.network.clone.model.diffusion_model),
+        }
+        save_checkpoint(self.folder / CHECKPOINT, tensors, info)
+
+    def _resume(self, path: Path) -> None:
+        tensors, info = load_checkpoint(path)
+        check_same(path, info["model"], fingerprint(self.network.clone.model.diffusion_model), "model")
+        check_same(path, info["recipe"], self.recipe.identity(self.processes.size), "recipe")
+        self.step = info["step"]
+        self.losses = tensors["losses"].tolist()
+        self.held_out = [(int(step), loss) for step, loss in tensors["held_out"].tolist()]
+
+        def group(name: str) -> dict[str, Tensor]:
+            names = {key: f"{name}/{key}" for key in self.weights}
+            return {key: tensors[full].to(self.network.device) for key, full in names.items() if full in tensors}
+
+        self._put(group("weights"))
+        self.average = group("average") or None
+        self.best = group("best") or None
+        state = {}
+        for number, key in enumerate(self.weights):
+            kept = {
+                name: tensors[full]
+                for name in ("step", "exp_avg", "exp_avg_sq")
+                if (full := f"optimizer/{name}/{key}") in tensors
+            }
+            if kept:
+                state[number] = kept
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _advance(self) -> float:
+        """One step; the loss is the mean over the pictures of all processes."""
+        recipe, share = self.recipe, self.recipe.batch // self.recipe.per_scene
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=self.network.device)
+        for turn in range(recipe.accumulate):
+            first = (turn * self.processes.size + self.processes.rank) * share
+            units = self._draw(range(first, first + share))
+            for unit in join(units):
+                part = self._loss(unit) / (recipe.batch * recipe.accumulate)
+                part.backward()
+                total += part.detach()
+        found = torch.stack([total, torch.tensor(float(self._stopping), device=total.device)])
+        self.processes.average([weight.grad for weight in self.weights.values()] + [found])
+        loss, stopping = found.tolist()
+        self._stopping = stopping > 0
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss of step {self.step + 1} is {loss}, expected a finite number. Train with a lower learning "
+                f"rate (now {recipe.learning_rate:g}) or a longer warm-up (now {recipe.warmup} steps)."
+            )
+        self._updating = True
+        self._update()
+        self.step += 1
+        self.losses.append(loss)
+        self._updating = False
+        return loss
+
+    def _draw(self, numbers: range) -> list[Unit]:
+        with torch.no_grad():
+            units = [draw_unit(self.recipe, self.source, self.step, number) for number in numbers]
+        self.network.load((self.recipe.batch, *units[0].latents.shape[1:]))
+        return units
+
+    def _loss(self, unit: Unit) -> Tensor:
+        """Sum over the rows of the mean squared error of the velocity noise - z."""
+        sigmas = unit.sigmas[:, None, None, None]
+        x = (1 - sigmas) * unit.latents + sigmas * unit.noise
+        velocity = self.network.velocity(
+            x, unit.sigmas, unit.annotations, unit.context, unit.pooled, unit.pivots, self.recipe.guidance
+        )
+        target = (unit.noise - unit.latents).to(velocity)
+        return (velocity - target).square().flatten(1).mean(1).sum()
+
+    def _update(self) -> None:
+        weights = list(self.weights.values())
+        torch.nn.utils.clip_grad_norm_(weights, self.recipe.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * min(1.0, (self.step + 1) / max(1, self.recipe.warmup))
+        self.optimizer.step()
+        if self.average is not None:
+            # The first steps count for less, or the average would remember the start for a long time.
+            decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+            for name, weight in self.weights.items():
+                self.average[name].lerp_(weight.detach(), 1 - decay)
+
+    def _measure(self) -> tuple[float, bool]:
+        """The held-out loss of the weights that would be the result, and whether it is the lowest so far."""
+        with torch.no_grad():
+            if not self._held_out_units:
+                count = self.recipe.held_out_units
+                self._held_out_units = [draw_unit(self.recipe, self.source, 0, n, held_out=True) for n in range(count)]
+                self.network.load(tuple(self._held_out_units[0].latents.shape))
+            with self._averaged():
+                losses = [float(self._loss(unit)) / len(unit.pivots) for unit in self._held_out_units]
+        loss = math.fsum(losses) / len(losses)
+        best = all(loss < before for _, before in self.held_out)
+        self.held_out.append((self.step, loss))
+        if best:
+            self.best = self._copy(self.average or self.weights)
+            if self.step and self.folder is not None and self.processes.rank == 0:
+                write_adapter(self.adapter(), self.folder / BEST)
+        return loss, best
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        present = self._copy(self.weights)
+        try:
+            self._put(self.average)
+            yield
+        finally:
+            self._put(present)
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(tensors[name])
+
+    @staticmethod
+    def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
