@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import torchvision
+from flux import run_node
 
 from bokeh.optics import measures
 from bokeh.optics.figure import draw
@@ -305,3 +306,21 @@ def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
     text = measure_sweep(pictures(), Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)).markdown()
     assert "correlation of the measured blur with the alpha, -1 to 1." in text
     assert "mean alignment with alpha 0.60" in text or "mean alignment with alpha 0.30" in text
+
+
+def test_the_node_gives_the_gains_of_subject_and_rest():
+    images, plain = pictures(1), plain_picture()
+    plot, lvcorr, consistency, text, *gains = run_node(
+        "BokehReport", images=images, plain=plain, mask=left_half()[None], allow_download=False
+    )
+    report, together = measure_pictures(images, plain, left_half())
+    assert gains == [*report.gains(report.focused), *report.gains(report.followed)]
+    assert torch.equal(plot, draw(report, together))
+    assert (lvcorr, consistency, text) == (0.0, report.consistency, report.markdown())
+    *_, rest = run_node("BokehReport", images=images, plain=plain, allow_download=False)
+    assert rest == 0.0
+    assert_refused(
+        lambda: run_node("BokehReport", images=images, allow_download=False),
+        "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain model's "
+        "picture of the same seed.",
+    )

@@ -111,15 +111,9 @@ def base(options: argparse.Namespace) -> int:
 
 def judge(options: argparse.Namespace) -> int:
     """Print what `training/judge.py` measures."""
-    import torch
+    painter, adapter = _demo(options)
+    from bokeh.training.judge import GROUNDING, LEVELS, PIVOT, STEPS, cases, evaluate
 
-    torch.set_grad_enabled(False)
-    from bokeh.training.judge import GROUNDING, LEVELS, PIVOT, STEPS, Painter, Verdict, cases, evaluate
-    from bokeh.weights.demo.load import load_demo
-    from bokeh.weights.files import read_adapter
-
-    painter = Painter(*load_demo(options.demo))
-    adapter = read_adapter(options.adapter or options.demo / "adapter.safetensors")
     example = cases(1)[0]
     painter.paint(example)
     started = time.monotonic()
@@ -127,21 +121,70 @@ def judge(options: argparse.Namespace) -> int:
     print(f"seven levels without a pivot: {time.monotonic() - started:.1f} s")
     print(f"{options.cases} held-out prompts, each with a seed of its own; {STEPS} steps, euler, simple, cfg 1")
     print(f"levels {', '.join(f'{level:g}' for level in LEVELS)}; pivot {PIVOT:g}, grounding {GROUNDING}\n")
-    verdicts, distances = evaluate(
-        painter, adapter, options.cases, options.seed, lambda done: print(f"\r{done}", end="", file=sys.stderr)
-    )
-    print(file=sys.stderr)
-    names = list(verdicts)
-    print(f"{'':34}" + "".join(f"{name:>12}" for name in names))
-    for field in dataclasses.fields(Verdict):
-        values = "".join(f"{getattr(verdicts[name], field.name):12.4f}" for name in names)
-        print(f"{field.metadata['label']:34}{values}")
+    verdicts, distances = evaluate(painter, adapter, options.cases, options.seed, _count)
+    _print_verdicts(verdicts, 12)
     ratio = verdicts["ungrounded"].scene_change / verdicts["grounded"].scene_change
     print(f"scene change, ungrounded over grounded: {ratio:.2f}")
     print("\nsliced Wasserstein distance to true pictures (two sets of true pictures of other scenes for scale)")
     for name, distance in distances.items():
         print(f"  {name:42}{distance:8.1f}")
     return 0
+
+
+def photos(options: argparse.Namespace) -> int:
+    """Print what `training/judge_photos.py` measures."""
+    painter, adapter = _demo(options)
+    from bokeh.training.judge_photos import judge_photos
+
+    found = judge_photos(painter, adapter, options.cases, options.seed, _count)
+    print(f"{options.cases} held-out prompts; the pictures that are refocused show blur 15\n")
+    _print_verdicts(found.verdicts, 22)
+    print("\nsample or render, invert, sample back at the same blur: PSNR in dB")
+    for name, error in found.psnr.items():
+        print(f"  {name:20}{error:6.1f}")
+    return 0
+
+
+def stages(options: argparse.Namespace) -> int:
+    """Print what `training/judge_stages.py` measures."""
+    painter, _ = _demo(options)
+    from bokeh.training.judge_stages import judge_stages
+
+    alphas = (0.0, 0.3, 0.5, 0.7)
+    print("sharpness over the plain picture, geometric mean; the local prompt is the object alone")
+    for layout in (0.8, 0.4):
+        found = judge_stages(painter, alphas, layout, options.cases, options.seed, _count)
+        print(file=sys.stderr)
+        print(f"{f'layout {layout:g}':24}" + "".join(f"  alpha {alpha:g}".rjust(12) for alpha in alphas))
+        for name, ratios in found.items():
+            print(f"{name:24}" + "".join(f"{ratio:12.3f}" for ratio in ratios))
+    return 0
+
+
+def _demo(options: argparse.Namespace):
+    import torch
+
+    torch.set_grad_enabled(False)
+    from bokeh.training.judge import Painter
+    from bokeh.weights.demo.load import load_demo
+    from bokeh.weights.files import read_adapter
+
+    adapter = read_adapter(options.adapter or options.demo / "adapter.safetensors")
+    return Painter(*load_demo(options.demo)), adapter
+
+
+def _count(done: int) -> None:
+    print(f"\r{done}", end="", file=sys.stderr, flush=True)
+
+
+def _print_verdicts(verdicts: dict, width: int) -> None:
+    from bokeh.training.judge import Verdict
+
+    print(file=sys.stderr)
+    print(f"{'':36}" + "".join(f"{name:>{width}}" for name in verdicts))
+    for field in dataclasses.fields(Verdict):
+        values = "".join(f"{getattr(verdict, field.name):{width}.4f}" for verdict in verdicts.values())
+        print(f"{field.metadata['label']:36}{values}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,12 +198,17 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--seed", type=int, default=0)
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
     making.set_defaults(command=base)
-    judging = commands.add_parser("judge", help="measure model and adapter")
-    judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
-    judging.add_argument("--adapter", type=Path, metavar="FILE", help="default: the one in the demo folder")
-    judging.add_argument("--cases", type=int, default=64)
-    judging.add_argument("--seed", type=int, default=0)
-    judging.set_defaults(command=judge)
+    for name, command, cases, text in (
+        ("judge", judge, 64, "measure model and adapter"),
+        ("photos", photos, 16, "measure pivots from a latent, and inversion"),
+        ("stages", stages, 32, "measure what GBSD's stages do"),
+    ):
+        judging = commands.add_parser(name, help=text)
+        judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
+        judging.add_argument("--adapter", type=Path, metavar="FILE", help="default: the one in the demo folder")
+        judging.add_argument("--cases", type=int, default=cases)
+        judging.add_argument("--seed", type=int, default=0)
+        judging.set_defaults(command=command)
     return parser
 
 

@@ -85,19 +85,33 @@ class Painter:
     def __init__(self, model: ModelPatcher, clip, vae):
         self.model, self.clip, self.vae = model, clip, vae
 
-    def paint(self, case: Case, blurs: tuple[float, ...] = (), adapter: Adapter | None = None, pivot=None) -> Tensor:
+    def paint(
+        self, case: Case, blurs: tuple[float, ...] = (), adapter: Adapter | None = None, pivot: Pivot | None = None
+    ) -> Tensor:
         """One picture [1, H, W, 3] without an adapter, else one for each blur."""
         model = self.model if adapter is None else install(self.model, adapter, Plan(blurs, pivot, one_scene=True))
-        rows = max(1, len(blurs))
-        channels = model.model.latent_format.latent_channels
-        latent = torch.zeros(rows, channels, SIZE // 8, SIZE // 8)
-        noise = comfy.sample.prepare_noise(latent[:1], case.seed).repeat(rows, 1, 1, 1)
-        positive, negative = (
-            self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in (case.prompt, "")
+        return self.decode(self.sample(model, case, self.prompt(case.prompt), max(1, len(blurs))))
+
+    def prompt(self, text: str) -> list:
+        """Conditioning of the host."""
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+
+    def noise(self, case: Case, rows: int) -> Tensor:
+        """The case's noise, the same in every row."""
+        latent = torch.zeros(1, self.model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
+        return comfy.sample.prepare_noise(latent, case.seed).repeat(rows, 1, 1, 1)
+
+    def sample(self, model: ModelPatcher, case: Case, positive: list, rows: int) -> Tensor:
+        """Latents [rows, C, h, w]."""
+        noise, negative = self.noise(case, rows), self.prompt("")
+        return comfy.sample.sample(
+            *(model, noise, STEPS, 1.0, "euler", "simple", positive, negative, torch.zeros_like(noise)),
+            disable_pbar=True,
+            seed=case.seed,
         )
-        samples = comfy.sample.sample(
-            model, noise, STEPS, 1.0, "euler", "simple", positive, negative, latent, disable_pbar=True, seed=case.seed
-        )
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Pictures [n, H, W, 3]."""
         return self.vae.decode(samples)[..., :3].float().clamp(0, 1)
 
 
