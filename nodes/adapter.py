@@ -34,7 +34,8 @@ class BokehLoadAdapter(io.ComfyNode):
                     options=adapter_choices(),
                     tooltip="A file in models/bokeh_adapters, or one of the published adapters, which is "
                     "downloaded when the graph runs for the first time. Bokeh Diffusion is for FLUX.1-dev, "
-                    "BokehDepth for FLUX.1-Kontext-dev. Both are for non-commercial use.",
+                    "BokehDepth for FLUX.1-Kontext-dev. Both are for non-commercial use. demo is the adapter of Bokeh "
+                    "Demo Model.",
                 )
             ],
             outputs=[

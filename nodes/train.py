@@ -79,6 +79,8 @@ class BokehTrainAdapter(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**53,
+                    # A seed that changes with every queue would be another run each time, refused by its name.
+                    control_after_generate=False,
                     tooltip="Of everything that is drawn: the same seed trains the same adapter.",
                 ),
                 io.Int.Input(
@@ -122,6 +124,8 @@ class BokehTrainAdapter(io.ComfyNode):
             per_scene=max(size for size in range(1, _GROUP + 1) if batch % size == 0),
             rank=rank,
             learning_rate=learning_rate,
+            # As many trained steps at a noise level as the sampler makes there.
+            timestep_mean=getattr(model.get_model_object("model_sampling"), "shift", Recipe.timestep_mean),
             # A model that is small beside any memory learns a third faster when it keeps its activations.
             checkpointing=model.model_size() > _SMALL,
         )

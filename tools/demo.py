@@ -112,14 +112,14 @@ def base(options: argparse.Namespace) -> int:
 def judge(options: argparse.Namespace) -> int:
     """Print what `training/judge.py` measures."""
     painter, adapter = _demo(options)
-    from bokeh.training.judge import GROUNDING, LEVELS, PIVOT, STEPS, cases, evaluate
+    from bokeh.training.judge import CFG, GROUNDING, LEVELS, PIVOT, STEPS, cases, evaluate
 
     example = cases(1)[0]
     painter.paint(example)
     started = time.monotonic()
     painter.paint(example, LEVELS, adapter)
     print(f"seven levels without a pivot: {time.monotonic() - started:.1f} s")
-    print(f"{options.cases} held-out prompts, each with a seed of its own; {STEPS} steps, euler, simple, cfg 1")
+    print(f"{options.cases} held-out prompts, each with a seed of its own; {STEPS} steps, euler, simple, cfg {CFG:g}")
     print(f"levels {', '.join(f'{level:g}' for level in LEVELS)}; pivot {PIVOT:g}, grounding {GROUNDING}\n")
     verdicts, distances = evaluate(painter, adapter, options.cases, options.seed, _count)
     _print_verdicts(verdicts, 12)
@@ -133,7 +133,7 @@ def judge(options: argparse.Namespace) -> int:
 
 def photos(options: argparse.Namespace) -> int:
     """Print what `training/judge_photos.py` measures."""
-    painter, adapter = _demo(options)
+    painter, adapter = _demo(options, cfg=1.0)
     from bokeh.training.judge_photos import judge_photos
 
     found = judge_photos(painter, adapter, options.cases, options.seed, _count)
@@ -161,7 +161,7 @@ def stages(options: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace):
+def _demo(options: argparse.Namespace, **settings: float):
     import torch
 
     torch.set_grad_enabled(False)
@@ -170,7 +170,7 @@ def _demo(options: argparse.Namespace):
     from bokeh.weights.files import read_adapter
 
     adapter = read_adapter(options.adapter or options.demo / "adapter.safetensors")
-    return Painter(*load_demo(options.demo)), adapter
+    return Painter(*load_demo(options.demo), **settings), adapter
 
 
 def _count(done: int) -> None:

@@ -85,9 +85,16 @@ class BaseTrainer:
         recipe: settings; a checkpoint made with others is refused.
         device: where to train.
         compiled: whether to let torch.compile fuse the network, which takes a minute and a C++ compiler.
+
+    Raises:
+        ValueError: when PyTorch is older than the optimiser that is used.
     """
 
     def __init__(self, codec: PatchCodec, recipe: BaseRecipe, device: str = "cpu", compiled: bool = False):
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(
+                f"Training the base takes PyTorch 2.9 or newer (torch.optim.Muon); this is {torch.__version__}."
+            )
         self.codec, self.recipe, self.device = codec, recipe, device
         self.scenes = Scenes()
         self.network = build_flux(torch.float32, device).diffusion_model

@@ -47,6 +47,7 @@ LEVELS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
 PIVOT = 15.0
 GROUNDING = 0.8
 STEPS = 30
+CFG = 1.5
 # Weaker than this (a two-hundredth of the grey scale) a pattern has no phase to speak of.
 PATTERN_FLOOR = 0.005
 
@@ -80,10 +81,11 @@ class Painter:
 
     Args:
         model, clip, vae: as ``load_demo`` gives them.
+        cfg: of classifier-free guidance against the empty prompt without a blur.
     """
 
-    def __init__(self, model: ModelPatcher, clip, vae):
-        self.model, self.clip, self.vae = model, clip, vae
+    def __init__(self, model: ModelPatcher, clip, vae, cfg: float = CFG):
+        self.model, self.clip, self.vae, self.cfg = model, clip, vae, cfg
 
     def paint(
         self, case: Case, blurs: tuple[float, ...] = (), adapter: Adapter | None = None, pivot: Pivot | None = None
@@ -105,7 +107,7 @@ class Painter:
         """Latents [rows, C, h, w]."""
         noise, negative = self.noise(case, rows), self.prompt("")
         return comfy.sample.sample(
-            *(model, noise, STEPS, 1.0, "euler", "simple", positive, negative, torch.zeros_like(noise)),
+            *(model, noise, STEPS, self.cfg, "euler", "simple", positive, negative, torch.zeros_like(noise)),
             disable_pbar=True,
             seed=case.seed,
         )

@@ -40,7 +40,7 @@ class PhotoVerdict:
 def judge_photos(
     painter: Painter, adapter: Adapter, count: int, seed: int = 0, on_case: Callable[[int], None] = lambda _: None
 ) -> PhotoVerdict:
-    """Measure ``count`` held-out cases."""
+    """Measure ``count`` held-out cases, with a painter of cfg 1: inversion is that of one call a step."""
     stage = Stage()
     verdicts: dict[str, list[Verdict]] = {}
     errors: dict[str, list[float]] = {}
