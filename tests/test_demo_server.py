@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from host_client import HostError
+from host_server import HostError
 from PIL import Image
 from places import WORKFLOWS
 from sweep import measured
