@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,16 +25,9 @@ def main() -> int:
     """Run inside the host's environment; outside it, set that up and start again there."""
     if os.environ.get(INSIDE):
         return measure()
-    from host import ensure_host
-    from steps import SetupError, clean_environment
+    from inside import run_inside
 
-    try:
-        host = ensure_host()
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    environment = clean_environment() | {"COMFYUI_PATH": str(host.code), INSIDE: "1"}
-    return subprocess.run([str(host.python), __file__, *sys.argv[1:]], env=environment).returncode
+    return run_inside(__file__, sys.argv[1:], INSIDE)
 
 
 class PeakMemory:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,16 +29,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if os.environ.get(INSIDE):
         return _inside(options)
-    from host import ensure_host
-    from steps import SetupError, clean_environment
+    from inside import run_inside
 
-    try:
-        host = ensure_host()
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    environment = clean_environment() | {"COMFYUI_PATH": str(host.code), INSIDE: "1"}
-    return subprocess.run([str(host.python), __file__, *arguments], env=environment).returncode
+    return run_inside(__file__, arguments, INSIDE)
 
 
 def _inside(options: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -126,16 +125,9 @@ def _progress() -> Callable[[int, int], None] | None:
 
 
 def _run_inside(arguments: list[str]) -> int:
-    from host import ensure_host
-    from steps import SetupError, clean_environment
+    from inside import run_inside
 
-    try:
-        host = ensure_host()
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    environment = clean_environment() | {INSIDE: "1"}
-    return subprocess.run([str(host.python), __file__, *arguments], env=environment).returncode
+    return run_inside(__file__, arguments, INSIDE)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,20 +30,9 @@ def main(arguments: list[str]) -> int:
     """Run inside the host's environment; outside it, set that up and start again there."""
     if os.environ.get(INSIDE) or "WORLD_SIZE" in os.environ:
         return train(arguments)
-    from host import ensure_host
-    from steps import SetupError, clean_environment
+    from inside import run_inside
 
-    try:
-        host = ensure_host()
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    environment = clean_environment() | {"COMFYUI_PATH": str(host.code), INSIDE: "1"}
-    process = subprocess.Popen([str(host.python), __file__, *arguments], env=environment)
-    # A terminal sends Ctrl-C to both, and only the one that trains knows what to do about it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    return process.wait()
+    return run_inside(__file__, arguments, INSIDE)
 
 
 def train(arguments: list[str]) -> int:

@@ -229,7 +229,7 @@ class Verdict:
 
     @classmethod
     def mean(cls, rows: list[Verdict]) -> Verdict:
-        return cls(*(fmean(getattr(row, name) for row in rows) for name in (f.name for f in fields(cls))))
+        return cls(*(fmean(getattr(row, entry.name) for row in rows) for entry in fields(cls)))
 
 
 def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
@@ -268,11 +268,12 @@ def evaluate(
 ) -> tuple[dict[str, Verdict], dict[str, float]]:
     """Verdicts on true, ungrounded and grounded pictures of ``count`` cases, and the distances of sets of pictures to
     sets of true ones of the same prompts (``base`` at any blur, the others at the middle one)."""
-    stage, scenes = Stage(), Scenes()
+    scenes, chosen = Scenes(), cases(count, seed)
+    stage = scenes.stage
     verdicts: dict[str, list[Verdict]] = {"true": [], "ungrounded": [], "grounded": []}
     middle: dict[str, list[Tensor]] = {"base": [], "ungrounded": [], "grounded": []}
     generator = torch.Generator().manual_seed(seed)
-    for index, case in enumerate(cases(count, seed)):
+    for index, case in enumerate(chosen):
         repeated = Scene(*(part.repeat(len(LEVELS)) for part in case.scene))
         made = {
             "true": render(stage, repeated, torch.tensor(LEVELS)),
@@ -285,8 +286,7 @@ def evaluate(
                 middle[name].append(pictures[LEVELS.index(PIVOT)])
         middle["base"].append(painter.paint(case)[0])
         on_case(index + 1)
-    drawn = [case.scene for case in cases(count, seed)]
-    every = Scene(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
+    every = Scene(*(torch.cat(parts) for parts in zip(*(case.scene for case in chosen), strict=True)))
     at_pivot = render(stage, every, torch.full((count,), PIVOT))
     at_any = render(stage, every, 30 * torch.rand(count, generator=generator))
     distances = {
