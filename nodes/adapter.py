@@ -6,11 +6,10 @@ import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
-from ..weights.adapter import AdapterError
 from ..weights.files import read_adapter, write_adapter
 from ..weights.folder import adapter_choices, adapter_path, new_adapter_path
 from ..weights.hub import download, is_download
-from .schema import ADAPTER, schema
+from .schema import ADAPTER, schema, validation
 
 _DTYPES = {
     "as it is": None,
@@ -47,12 +46,7 @@ class BokehLoadAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter: str | None) -> bool | str:
-        try:
-            if adapter is not None and not is_download(adapter):
-                adapter_path(adapter)
-        except AdapterError as error:
-            return str(error)
-        return True
+        return validation(lambda adapter: is_download(adapter) or adapter_path(adapter), adapter)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str):

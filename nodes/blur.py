@@ -9,7 +9,7 @@ from ..attention.kontext import in_range, reference_holds_scene
 from ..attention.rows import Pivot, Plan, Trajectory
 from ..optics.sweep import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
 from .latent import repeat_scene
-from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input
+from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input, validation
 
 TRAJECTORY = io.Custom("BOKEH_TRAJECTORY")
 
@@ -158,12 +158,7 @@ class BokehSweep(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, blurs: str | None) -> bool | str:
-        try:
-            if blurs is not None:
-                parse_blurs(blurs)
-        except ValueError as error:
-            return str(error)
-        return True
+        return validation(parse_blurs, blurs)
 
     @classmethod
     def execute(

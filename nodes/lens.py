@@ -21,7 +21,7 @@ from ..optics.lens import (
     sensor_width_of,
 )
 from ..optics.sweep import BLUR_MAX, Sweep
-from .schema import SWEEP, blur_slider, schema
+from .schema import SWEEP, blur_slider, schema, validation
 
 _NO_PHOTO = "no photo"
 _FROM_PHOTO = "from the photo"
@@ -122,12 +122,7 @@ class BokehLens(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, photo: str | None) -> bool | str:
-        try:
-            if photo not in (None, _NO_PHOTO):
-                read_exif(_path(photo))
-        except ValueError as error:
-            return str(error)
-        return True
+        return validation(lambda photo: photo == _NO_PHOTO or read_exif(_path(photo)), photo)
 
     @classmethod
     def fingerprint_inputs(cls, photo: str, **_):

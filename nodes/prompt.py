@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..attention.kontext import K_MIN, at_least
 from ..attention.text import DEFAULT_TEMPLATE, encode_rows, fill
 from ..optics.sweep import Sweep
-from .schema import SWEEP, blur_slider, schema
+from .schema import SWEEP, blur_slider, schema, validation
 
 
 class BokehPrompt(io.ComfyNode):
@@ -58,12 +58,7 @@ class BokehPrompt(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, template: str | None) -> bool | str:
         # Before the run: the text encoders take their time to load.
-        try:
-            if template is not None:
-                fill(template, (1.0,), ("blur 1",))
-        except ValueError as error:
-            return str(error)
-        return True
+        return validation(fill, template, (1.0,), ("blur 1",))
 
     @classmethod
     def execute(cls, clip, template: str, blur: float, lowest: float, sweep: Sweep | None = None) -> io.NodeOutput:

@@ -12,7 +12,7 @@ from ..optics.defocus import disc_radius
 from ..optics.depth import disparity_of, focus_at, focus_in
 from ..optics.render import BLADES, render_depth
 from ..optics.sweep import Sweep, format_value, parse_blurs
-from .schema import SWEEP, schema
+from .schema import SWEEP, schema, validation
 
 _POINT, _VALUE = "point", "value"
 _ROUND = "round"
@@ -103,12 +103,7 @@ class BokehRender(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, blurs: str | None) -> bool | str:
-        try:
-            if blurs is not None:
-                parse_blurs(blurs)
-        except ValueError as error:
-            return str(error)
-        return True
+        return validation(parse_blurs, blurs)
 
     @classmethod
     def execute(

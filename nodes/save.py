@@ -10,9 +10,9 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..optics.export import ExportError, checked_prefix, explained, find_seed, save_sweep
+from ..optics.export import checked_prefix, explained, find_seed, save_sweep
 from ..optics.sweep import Sweep
-from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
+from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema, validation
 
 
 class BokehSweepSave(io.ComfyNode):
@@ -60,12 +60,7 @@ class BokehSweepSave(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
         # Before the run: a wrong name found afterwards would cost all the pictures.
-        try:
-            if filename_prefix is not None:
-                checked_prefix(filename_prefix, folder_paths.get_output_directory())
-        except ExportError as error:
-            return str(error)
-        return True
+        return validation(checked_prefix, filename_prefix, folder_paths.get_output_directory())
 
     @classmethod
     def execute(

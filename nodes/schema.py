@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from comfy_api.latest import io
 
 ADAPTER = io.Custom("BOKEH_ADAPTER")
@@ -48,3 +50,15 @@ def strength_input() -> io.Float.Input:
         tooltip="How strongly the adapter acts: 1 as it was trained, 0 leaves the model exactly as it came. "
         "Leave it at 1 and use blur for the amount of defocus.",
     )
+
+
+def validation(check: Callable[..., object], *inputs: object) -> bool | str:
+    """For ``validate_inputs``, before the run: True, or the sentence with which ``check`` refuses the inputs. Inputs
+    that come over a link are None there; the run itself checks those."""
+    if None in inputs:
+        return True
+    try:
+        check(*inputs)
+    except ValueError as error:
+        return str(error)
+    return True

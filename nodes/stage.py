@@ -9,7 +9,7 @@ from ..attention.stage_prompts import stage_prompt
 from ..attention.stages import ALPHA_MAX
 from ..optics.sweep import Scale, Sweep, parse_values
 from .latent import repeat_scene
-from .schema import SWEEP, schema
+from .schema import SWEEP, schema, validation
 
 _ALPHA, _LAYOUT = "alpha", "layout"
 _SCALES = {
@@ -144,12 +144,7 @@ class BokehStageSweep(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, vary: str | None, values: str | None) -> bool | str:
-        try:
-            if vary is not None and values is not None:
-                parse_values(values, _scale(vary))
-        except ValueError as error:
-            return str(error)
-        return True
+        return validation(lambda values, vary: parse_values(values, _scale(vary)), values, vary)
 
     @classmethod
     def execute(

@@ -58,7 +58,7 @@ EXIF_MODEL = 0x0110
 Progress = Callable[[int, int], None]
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """A sweep that cannot be saved; the text says what came, what was expected and what to do."""
 
 
