@@ -210,6 +210,29 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(model, tmp_path, ave
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if not name.startswith(("best", "held_out")))
 
 
+def test_the_rate_falls_over_the_last_share_of_the_steps_interrupted_or_not(model, tmp_path):
+    settings = recipe(decay=0.5, warmup=2, learning_rate=8e-3)
+    rates = []
+
+    def train(folder, stop_after=None):
+        trainer = Trainer(model, Blobs(), settings, folder)
+
+        def on_step(progress):
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+            if progress.step == stop_after:
+                raise KeyboardInterrupt
+
+        trainer.run(8, on_step, measure_every=100)
+        return trainer
+
+    whole = train(tmp_path / "whole")
+    assert rates == pytest.approx([4e-3, 8e-3, 8e-3, 8e-3, 8e-3, 6e-3, 4e-3, 2e-3])
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", stop_after=6)
+    assert train(tmp_path / "parts").losses == whole.losses
+    assert rates[8:] == rates[:8]
+
+
 def test_another_recipe_or_model_is_refused_naming_the_difference(model, tmp_path):
     Trainer(model, Blobs(), recipe(), tmp_path).run(1)
     with pytest.raises(TrainingError) as refused:

@@ -62,6 +62,7 @@ def test_units_of_different_sizes_stay_apart():
     [
         ({"batch": 6, "per_scene": 4}, "A batch of 6 pictures cannot be made of groups of 4."),
         ({"grouped": 1.5}, "grouped is 1.5. It is a share"),
+        ({"decay": -0.1}, "decay is -0.1. It is a share"),
         ({"rank": 0}, "rank is 0. Choose a whole number of at least 1."),
         ({"average": 1.0}, "average is 1.0."),
         ({"learning_rate": 0.0}, "learning_rate is 0.0. Choose a number greater than 0."),

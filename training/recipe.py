@@ -48,6 +48,7 @@ class Recipe:
         unfreeze_q, unfreeze_k: whether queries and keys are adapted.
         context_dim, hidden_dim: widths of the bokeh embedding and of the layer inside it.
         learning_rate, warmup, weight_decay, gradient_clip: of AdamW; warm-up in steps, clip by the gradient's norm.
+        decay: last share of the run's steps, over which the learning rate falls to zero; 0 for a constant rate.
         average: decay of the moving average of the weights, which is the result; 0 for the weights themselves.
         held_out_units: units on which the held-out loss is measured, the same ones every time.
         autocast: compute in bfloat16 what the model would compute in float32.
@@ -73,6 +74,7 @@ class Recipe:
     hidden_dim: int = 64
     learning_rate: float = 1e-4
     warmup: int = 100
+    decay: float = 0.0
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     average: float = 0.999
@@ -89,7 +91,7 @@ class Recipe:
                 f"A batch of {self.batch} pictures cannot be made of groups of {self.per_scene}. Choose a batch "
                 f"that is a multiple of {self.per_scene}, or another number of pictures for each scene."
             )
-        for name in ("grouped", "grounded", "no_annotation", "no_caption"):
+        for name in ("grouped", "grounded", "no_annotation", "no_caption", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. It is a share: choose a number from 0 to 1.")
         if not 0 <= self.average < 1:

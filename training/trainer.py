@@ -98,6 +98,8 @@ class Trainer:
         A KeyboardInterrupt or an interrupt of the host saves a checkpoint, leaves the model as it was and goes on up.
 
         Args:
+            steps: with ``decay`` in the recipe the rate depends on it, so a run equals an interrupted and resumed one
+                only when both have the same.
             on_step: called after every step; may raise, and may sample with the model.
             measure_every: steps between held-out losses; the start and the last step have one as well.
             save_every: steps between checkpoints; the last step has one as well.
@@ -112,7 +114,7 @@ class Trainer:
                     self._measure()
                 while self.step < steps and not self._stopping:
                     throw_exception_if_processing_interrupted()
-                    loss = self._advance()
+                    loss = self._advance(steps)
                     last = self.step == steps or self._stopping
                     held_out, best = None, False
                     if last or self.step % measure_every == 0:
@@ -184,8 +186,8 @@ class Trainer:
                 state[number] = kept
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
-    def _advance(self) -> float:
-        """One step; the loss is the mean over the pictures of all processes."""
+    def _advance(self, steps: int) -> float:
+        """One step of ``steps``; the loss is the mean over the pictures of all processes."""
         recipe, share = self.recipe, self.recipe.batch // self.recipe.per_scene
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.network.device)
@@ -206,7 +208,7 @@ class Trainer:
                 f"rate (now {recipe.learning_rate:g}) or a longer warm-up (now {recipe.warmup} steps)."
             )
         self._updating = True
-        self._update()
+        self._update(steps)
         self.step += 1
         self.losses.append(loss)
         self._updating = False
@@ -228,11 +230,14 @@ class Trainer:
         target = (unit.noise - unit.latents).to(velocity)
         return (velocity - target).square().flatten(1).mean(1).sum()
 
-    def _update(self) -> None:
-        weights = list(self.weights.values())
-        torch.nn.utils.clip_grad_norm_(weights, self.recipe.gradient_clip)
+    def _update(self, steps: int) -> None:
+        recipe, weights = self.recipe, list(self.weights.values())
+        torch.nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
+        rate = recipe.learning_rate * min(1.0, (self.step + 1) / max(1, recipe.warmup))
+        if recipe.decay:
+            rate *= min(1.0, (steps - self.step) / (recipe.decay * steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * min(1.0, (self.step + 1) / max(1, self.recipe.warmup))
+            group["lr"] = rate
         self.optimizer.step()
         if self.average is not None:
             # The first steps count for less, or the average would remember the start for a long time.
