@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, fit_codec, noise_levels
-from bokeh.training.scenes import Scenes
+from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
+from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
+from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
 from bokeh.weights.demo import words
 from bokeh.weights.demo.network import SHIFT, build_flux
 
@@ -81,3 +82,40 @@ def test_the_codec_keeps_pictures_and_its_own_coordinates(codec):
     error = ((codec.decode(latents) - pictures) / 2).square().mean()
     assert -10 * error.log10() > 30
     torch.testing.assert_close(codec.encode(codec.decode(latents)), latents, atol=1e-4, rtol=0)
+
+
+def test_the_trained_decoder_brings_back_what_patches_leave_out():
+    codec = fit_codec(0, pictures=300)
+    pictures = 2 * Scenes().draw(torch.Generator().manual_seed(9), 24, 1).images.movedim(-1, 1) - 1
+    latents = codec.encode(pictures)
+    assert torch.equal(codec.decode(latents), codec.decode_patches(latents))
+    before = codec.encoder.clone(), codec.decoder.clone()
+    errors = []
+    train_decoder(codec, DecoderRecipe(steps=80, batch=8, warmup=10), "cpu", lambda _, error: errors.append(error))
+    assert len(errors) == 80
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip((codec.encoder, codec.decoder), before, strict=True))
+    assert not any(weight.requires_grad for weight in codec.parameters())
+    for noise in (0.0, 0.1):
+        noisy = latents + noise * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        refined, linear = (
+            (part - pictures).square().mean().item() for part in (codec.decode(noisy), codec.decode_patches(noisy))
+        )
+        assert refined < 0.9 * linear, noise
+    again = fit_codec(0, pictures=300)
+    train_decoder(again, DecoderRecipe(steps=3, batch=8, warmup=10), "cpu", lambda _, error: errors.append(error))
+    assert errors[80:] == errors[:3]
+
+
+def test_captions_that_tell_the_blur_are_words_the_model_knows():
+    plain = "an orange heart before navy lights"
+    assert tell_blur(plain, 4.0) == "an orange heart before sharp navy lights"
+    assert tell_blur(plain, 30.0) == "an orange heart before completely blurred navy lights"
+    for limit, name in BLUR_WORDS:
+        known, unknown = words.split(tell_blur(plain, limit))
+        assert not unknown
+        assert known == ["orange", "heart", *name.split(), "navy", "lights"]
+        assert len(known) <= words.TOKENS
+    told = BaseTrainer(fit_codec(0, pictures=50), BaseRecipe(batch=64, empty=0.0, partial=0.0))
+    pooled = told.draw(0)[-1]
+    share = (pooled[:, [words.WORDS.index(word) for word in ("sharp", "blurred")]] > 0).any(1).float().mean().item()
+    assert 0.3 < share < 0.7

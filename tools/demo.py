@@ -14,12 +14,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pairs import load_pack
 
 INSIDE = "COMFYUI_BOKEH_DEMO"
 DEMO = Path(__file__).resolve().parent.parent / "weights" / "demo"
 CHECKPOINT = "base.checkpoint"
+CODEC = "codec.safetensors"
 SAVE_SECONDS = 120.0
 LINE_SECONDS = 30.0
 
@@ -49,17 +51,54 @@ def _inside(options: argparse.Namespace) -> int:
 
 
 def base(options: argparse.Namespace) -> int:
-    """Train codec and transformer, going on from the checkpoint in the work folder if there is one."""
+    """Train codec and transformer, going on from what is in the work folder."""
     import torch
-    from safetensors.torch import save_file
 
-    from bokeh.training.base import BaseRecipe, BaseTrainer, fit_codec
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.work.mkdir(parents=True, exist_ok=True)
+    try:
+        codec = _codec(options, device)
+        average = _transformer(options, codec, device)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint; the codec's few minutes start again.")
+        return 130
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, state in (("codec", codec.state_dict()), ("model", average)):
+        path = options.out / f"{name}.safetensors"
+        _write(path, state)
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _codec(options: argparse.Namespace, device: str) -> Any:
+    """The image codec in the work folder, made if it is not there."""
+    from safetensors.torch import load_file
+
+    from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
+
+    codec, kept = fit_codec(options.seed), options.work / CODEC
+    if kept.exists():
+        codec.load_state_dict(load_file(kept))
+        return codec
+    recipe, said = DecoderRecipe(seed=options.seed), time.monotonic()
+
+    def on_step(step: int, error: float) -> None:
+        nonlocal said
+        if time.monotonic() - said > LINE_SECONDS:
+            said = time.monotonic()
+            print(f"decoder: step {step}/{recipe.steps}  error {error:.5f}", flush=True)
+
+    train_decoder(codec, recipe, device, on_step)
+    _write(kept, codec.state_dict())
+    return codec
+
+
+def _transformer(options: argparse.Namespace, codec: Any, device: str) -> dict[str, Any]:
+    """The transformer's averaged weights."""
+    from bokeh.training.base import BaseRecipe, BaseTrainer
 
     recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    codec = fit_codec(recipe.seed)
     trainer = BaseTrainer(codec, recipe, device, options.compile)
-    options.work.mkdir(parents=True, exist_ok=True)
     checkpoint = options.work / CHECKPOINT
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -80,25 +119,26 @@ def base(options: argparse.Namespace) -> int:
             saved = now
             trainer.save(checkpoint)
 
-    try:
-        trainer.run(on_step)
-    except KeyboardInterrupt:
-        print(
-            f"Stopped after {trainer.step} of {recipe.steps} steps. The same command goes on from the last checkpoint."
-        )
-        return 130
+    trainer.run(on_step)
     trainer.save(checkpoint)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, state in (("codec", codec.state_dict()), ("model", trainer.average)):
-        dtype = torch.float32 if name == "codec" else torch.float16
-        path = options.out / f"{name}.safetensors"
-        beside = path.with_name(f"{path.name}.part")
-        save_file({key: tensor.to("cpu", dtype).contiguous() for key, tensor in state.items()}, beside)
-        # The library writes files for the owner alone.
-        beside.chmod(0o644)
-        beside.replace(path)
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-    return 0
+    return trainer.average
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors in float16, the codec's linear map in float32."""
+    import torch
+    from safetensors.torch import save_file
+
+    exact = ("mean", "encoder", "decoder")
+    tensors = {
+        name: tensor.to("cpu", torch.float32 if name in exact else torch.float16).contiguous()
+        for name, tensor in state.items()
+    }
+    beside = path.with_name(f"{path.name}.part")
+    save_file(tensors, beside)
+    # The library writes files for the owner alone.
+    beside.chmod(0o644)
+    beside.replace(path)
 
 
 def judge(options: argparse.Namespace) -> int:
@@ -185,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     making = commands.add_parser("base", help="train the transformer and its image codec")
     making.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
     making.add_argument("--out", type=Path, default=DEMO, metavar="FOLDER", help="where the model goes")
-    making.add_argument("--steps", type=int, default=3000)
+    making.add_argument("--steps", type=int, default=5600)
     making.add_argument("--batch", type=int, default=64)
     making.add_argument("--seed", type=int, default=0)
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")

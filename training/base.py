@@ -1,7 +1,8 @@
 """Training of the demonstration model's transformer: flow matching on procedural scenes at any blur.
 
 The base learns what the scenes look like, blurred and sharp, and nothing about blur values: as FLUX knows photos
-of every aperture without being told which. The adapter is trained on it afterwards (``trainer``).
+of every aperture, some with a caption that says "blurred background", none with a number. The adapter is trained on
+it afterwards (``trainer``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ..weights.demo import words
 from ..weights.demo.codec import PatchCodec
 from ..weights.demo.network import SHIFT, build_flux
-from .scenes import Scenes
+from .scenes import Scenes, tell_blur
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class BaseRecipe:
         average: decay of the running average of the weights, which is what is kept.
         empty: share of pictures whose caption is empty, for classifier-free guidance.
         partial: share of the other pictures whose caption loses half of its words.
+        told: share of the captions with words for the blur.
     """
 
-    steps: int = 3000
+    steps: int = 5600
     batch: int = 64
     seed: int = 0
     matrix_rate: float = 2e-3
@@ -47,16 +49,7 @@ class BaseRecipe:
     average: float = 0.999
     empty: float = 0.1
     partial: float = 0.2
-
-
-def fit_codec(seed: int, pictures: int = 4000) -> PatchCodec:
-    """The image codec of the procedural scenes, from a quarter of sharp and three quarters of blurred ones."""
-    scenes, generator = Scenes(), torch.Generator().manual_seed(seed)
-    images = scenes.draw(generator, pictures, 1).images
-    sharp = scenes.draw(generator, pictures // 3, 1, sharp=True).images
-    codec = PatchCodec()
-    codec.fit(2 * torch.cat([images, sharp]).movedim(-1, 1) - 1)
-    return codec
+    told: float = 0.5
 
 
 def noise_levels(uniform: Tensor) -> Tensor:
@@ -128,11 +121,17 @@ class BaseTrainer:
         noise = torch.randn(latents.shape, generator=generator)
         offsets = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / recipe.batch
         sigma = noise_levels(offsets[torch.randperm(recipe.batch, generator=generator)])
-        lot = torch.rand(recipe.batch, 2, generator=generator)
+        lot = torch.rand(recipe.batch, 3, generator=generator)
         keep = torch.rand(recipe.batch, words.TOKENS, generator=generator) < 0.5
         keep |= (lot[:, 1] >= recipe.partial)[:, None]
         keep &= (lot[:, 0] >= recipe.empty)[:, None]
-        tokens, pooled = encode_captions(pictures.captions, keep)
+        captions = [
+            tell_blur(text, blur) if told else text
+            for text, blur, told in zip(
+                pictures.captions, pictures.blurs.tolist(), lot[:, 2] < recipe.told, strict=True
+            )
+        ]
+        tokens, pooled = encode_captions(captions, keep)
         return tuple(part.to(self.device) for part in (latents, noise, sigma, tokens, pooled))
 
     def train_step(self) -> float:

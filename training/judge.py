@@ -47,7 +47,7 @@ LEVELS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
 PIVOT = 15.0
 GROUNDING = 0.8
 STEPS = 30
-CFG = 1.5
+CFG = 1.3
 # Weaker than this (a two-hundredth of the grey scale) a pattern has no phase to speak of.
 PATTERN_FLOOR = 0.005
 

@@ -38,6 +38,14 @@ BACKGROUND_COLOURS = {
     "plum": ((0.14, 0.05, 0.15), (0.78, 0.58, 0.78)),
     "navy": ((0.04, 0.06, 0.18), (0.58, 0.66, 0.84)),
 }
+# The highest blur that is called so.
+BLUR_WORDS = (
+    (4.0, "sharp"),
+    (11.0, "slightly blurred"),
+    (18.0, "blurred"),
+    (24.0, "strongly blurred"),
+    (BLUR_MAX, "completely blurred"),
+)
 SHAPES = ("disc", "square", "diamond", "heart")
 PATTERNS = ("stripes", "checks", "lights", "tiles")
 PHASES = 4
@@ -85,6 +93,12 @@ def caption(scene: Scene, index: int) -> str:
     colour, shape = list(OBJECT_COLOURS)[scene.colour[index]], SHAPES[scene.shape[index]]
     ground, pattern = list(BACKGROUND_COLOURS)[scene.ground[index]], PATTERNS[scene.pattern[index]]
     return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape} before {ground} {pattern}"
+
+
+def tell_blur(text: str, blur: float) -> str:
+    """A caption that also says, roughly, how blurred the background is: "... before strongly blurred teal lights"."""
+    words = next(words for limit, words in BLUR_WORDS if blur <= limit)
+    return text.replace(" before ", f" before {words} ")
 
 
 def object_tones() -> Tensor:

@@ -88,7 +88,7 @@ def _dtype(device: torch.device) -> torch.dtype:
 def _preview_colours(codec: PatchCodec) -> tuple[list[list[float]], list[float]]:
     """Mean colour in -1..1 that each channel adds to a patch, and that of a latent of zeros: the live preview."""
     units = torch.cat([torch.zeros(1, CHANNELS), torch.eye(CHANNELS)])
-    colours = codec.decode(units[:, :, None, None]).mean((2, 3))
+    colours = codec.decode_patches(units[:, :, None, None]).mean((2, 3))
     return (colours[1:] - colours[0]).tolist(), colours[0].tolist()
 
 

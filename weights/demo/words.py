@@ -16,6 +16,7 @@ WORDS = (
     *("disc", "square", "diamond", "heart"),
     *("grey", "brown", "teal", "olive", "plum", "navy"),
     *("stripes", "checks", "lights", "tiles"),
+    *("sharp", "blurred", "slightly", "strongly", "completely"),
 )
 SAME = {
     **dict.fromkeys(("circle", "ball", "disk", "coin", "dot"), "disc"),
@@ -30,6 +31,10 @@ SAME = {
     **dict.fromkeys(("check", "checkered", "chequered", "checkerboard", "chess"), "checks"),
     **dict.fromkeys(("light", "lamps", "lamp", "bulbs", "bokeh"), "lights"),
     **dict.fromkeys(("tile", "tiled", "grid"), "tiles"),
+    **dict.fromkeys(("crisp", "focused"), "sharp"),
+    **dict.fromkeys(("blurry", "defocused"), "blurred"),
+    **dict.fromkeys(("very", "heavily"), "strongly"),
+    **dict.fromkeys(("totally", "fully"), "completely"),
 }
 FILLERS = frozenset(
     (
