@@ -1,8 +1,8 @@
 """Training of the demonstration model's transformer: flow matching on procedural scenes at any blur.
 
 The base learns what the scenes look like, blurred and sharp, and nothing about blur values: some captions say in words
-how blurred the background is, as those of photos do, none with a number. The adapter, whose only way to act on blur is
-a bias in every block, steers what the base has learned of these words; it is trained afterwards (``trainer``).
+how blurred the background is, as those of photos do, none with a number. So there is something inside for the adapter
+to steer, whose only way to act on blur is a bias in every block; it is trained afterwards (``trainer``).
 """
 
 from __future__ import annotations
