@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..weights.demo import words
 from ..weights.demo.codec import PatchCodec
 from ..weights.demo.network import SHIFT, build_flux
+from .recipe import rate_share
 from .scenes import Scenes, tell_blur
 
 
@@ -137,10 +138,9 @@ class BaseTrainer:
     def train_step(self) -> float:
         """One step; returns its loss."""
         recipe = self.recipe
-        rise = min(1.0, (self.step + 1) / recipe.warmup)
-        fall = min(1.0, (recipe.steps - self.step) / (recipe.decay * recipe.steps))
+        share = rate_share(self.step, recipe.steps, recipe.warmup, recipe.decay)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * rise * fall
+            optimizer.param_groups[0]["lr"] = rate * share
         latents, noise, sigma, tokens, pooled = self.draw(self.step)
         level = sigma[:, None, None, None]
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..weights.demo.codec import PatchCodec, Refiner
+from .recipe import rate_share
 from .scenes import Scenes
 
 
@@ -63,9 +64,7 @@ def train_decoder(codec: PatchCodec, recipe: DecoderRecipe, device: str, on_step
     codec.refiner.requires_grad_(True)
     optimizer = torch.optim.AdamW(codec.refiner.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(recipe.steps):
-        rise = min(1.0, (step + 1) / recipe.warmup)
-        fall = min(1.0, 2 * (recipe.steps - step) / recipe.steps)
-        optimizer.param_groups[0]["lr"] = recipe.rate * rise * fall
+        optimizer.param_groups[0]["lr"] = recipe.rate * rate_share(step, recipe.steps, recipe.warmup, decay=0.5)
         images = 2 * scenes.draw(generator, recipe.batch, 1).images.movedim(-1, 1) - 1
         low, high = (math.log(level) for level in recipe.noise)
         levels = (low + (high - low) * torch.rand(recipe.batch, 1, 1, 1, generator=generator)).exp()

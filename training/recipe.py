@@ -107,6 +107,13 @@ class Recipe:
         return settings | {"blocks": None if self.blocks is None else list(self.blocks)}
 
 
+def rate_share(step: int, steps: int, warmup: int, decay: float) -> float:
+    """The share of the learning rate in step ``step`` (from 0) of ``steps``: rising over ``warmup`` steps, falling to
+    zero over the last share ``decay`` of all steps."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return rise * min(1.0, (steps - step) / (decay * steps)) if decay else rise
+
+
 class Unit(NamedTuple):
     """What one unit, or several one after the other, give the model; n rows.
 

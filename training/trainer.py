@@ -19,7 +19,7 @@ from .checkpoint import TrainingError, check_same, fingerprint, load_checkpoint,
 from .network import Network, gradients
 from .pictures import Source
 from .processes import Alone
-from .recipe import Recipe, Unit, draw_unit, join
+from .recipe import Recipe, Unit, draw_unit, join, rate_share
 from .start import new_adapter
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -233,11 +233,8 @@ class Trainer:
     def _update(self, steps: int) -> None:
         recipe, weights = self.recipe, list(self.weights.values())
         torch.nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
-        rate = recipe.learning_rate * min(1.0, (self.step + 1) / max(1, recipe.warmup))
-        if recipe.decay:
-            rate *= min(1.0, (steps - self.step) / (recipe.decay * steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = recipe.learning_rate * rate_share(self.step, steps, recipe.warmup, recipe.decay)
         self.optimizer.step()
         if self.average is not None:
             # The first steps count for less, or the average would remember the start for a long time.

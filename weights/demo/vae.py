@@ -23,7 +23,7 @@ class DemoVAE(comfy.sd.VAE):
 
     def __init__(self, codec: PatchCodec) -> None:
         # The host's smallest VAE: its constructor sets all that hosts of other versions look for. float32, because
-        # 8 bits of mantissa would show as bands, and the map is too small for the dtype to cost anything.
+        # 8 bits of mantissa would show as bands, and the codec is too small for the dtype to cost anything.
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
         place = {"load_device": self.patcher.load_device, "offload_device": self.patcher.offload_device}
         self.first_stage_model = codec.eval().to(self.patcher.offload_device, self.vae_dtype)
