@@ -172,6 +172,12 @@ def test_mapped_file_can_be_written_over_by_itself(tmp_path):
     assert os.listdir(tmp_path) == ["own.safetensors"]
 
 
+def test_whoever_may_read_other_new_files_may_read_a_written_one(tmp_path):
+    (tmp_path / "other").touch()
+    path = write_adapter(build_adapter(official_tensors(), None, ""), tmp_path / "own.safetensors")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_values_too_large_for_float16_are_refused(tmp_path):
     tensors = official_tensors()
     tensors["embedding_layer.2.bias"][3] = 1e6

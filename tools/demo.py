@@ -129,16 +129,15 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from bokeh.weights.whole import whole_file
+
     exact = ("mean", "encoder", "decoder")
     tensors = {
         name: tensor.to("cpu", torch.float32 if name in exact else torch.float16).contiguous()
         for name, tensor in state.items()
     }
-    beside = path.with_name(f"{path.name}.part")
-    save_file(tensors, beside)
-    # The library writes files for the owner alone.
-    beside.chmod(0o644)
-    beside.replace(path)
+    with whole_file(path) as unfinished:
+        save_file(tensors, unfinished)
 
 
 def judge(options: argparse.Namespace) -> int:

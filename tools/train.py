@@ -151,11 +151,10 @@ class _Log:
         from PIL import Image
 
         from bokeh.training.session import PREVIEW
+        from bokeh.weights.whole import whole_file
 
-        path = self._options.out / PREVIEW
-        unfinished = path.with_name(f".{PREVIEW}")
-        Image.fromarray((255 * picture[0]).round().byte().numpy()).save(unfinished, "PNG")
-        os.replace(unfinished, path)
+        with whole_file(self._options.out / PREVIEW) as unfinished:
+            Image.fromarray((255 * picture[0]).round().byte().numpy()).save(unfinished, "PNG")
 
 
 def _stopper(session: Any):

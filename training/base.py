@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..weights.demo import words
 from ..weights.demo.codec import PatchCodec
 from ..weights.demo.network import SHIFT, build_flux
+from ..weights.whole import whole_file
 from .recipe import rate_share
 from .scenes import Scenes, tell_blur
 
@@ -160,8 +161,7 @@ class BaseTrainer:
         return self.losses[-1]
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint beside ``path`` and rename it."""
-        beside = path.with_name(path.name + ".part")
+        """Write a checkpoint, complete or not at all."""
         state = {
             "recipe": asdict(self.recipe),
             "step": self.step,
@@ -170,8 +170,8 @@ class BaseTrainer:
             "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        torch.save(state, beside)
-        beside.replace(path)
+        with whole_file(path) as unfinished:
+            torch.save(state, unfinished)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.

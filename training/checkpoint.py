@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..weights.files import flush_to_disk, write_failure
+from ..weights.files import write_failure
+from ..weights.whole import whole_file
 
 FORMAT = "comfyui-bokeh-training"
 FORMAT_VERSION = 1
@@ -33,16 +32,12 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str
     tensors: names to tensors. info: what JSON can hold. Raises TrainingError when the disk refuses.
     """
     metadata = {"format": FORMAT, "info": json.dumps({**info, "format_version": FORMAT_VERSION})}
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished, metadata)
-        flush_to_disk(unfinished)
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            save_file(own, unfinished, metadata)
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path}: {write_failure(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

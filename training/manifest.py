@@ -31,11 +31,11 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..weights.whole import whole_file
 from .rows import Row, RowCheck
 
 
@@ -93,13 +93,9 @@ def check_rows(
 
 def write_manifest(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as a manifest, complete or not at all; an older one is replaced."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _check(

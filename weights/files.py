@@ -22,7 +22,6 @@ import json
 import os
 import pickle
 import re
-import uuid
 import zipfile
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from .adapter import Adapter, AdapterError, build_adapter, is_finite
 from .settings import SETTING_KEYS
+from .whole import whole_file
 
 FORMAT = "comfyui-bokeh-adapter"
 FORMAT_VERSION = "1"
@@ -82,17 +82,11 @@ def write_adapter(adapter: Adapter, path: str | os.PathLike[str], dtype: torch.d
                 "Choose bfloat16 or float32."
             )
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "settings": json.dumps(_own_settings(adapter))}
-    # The ending keeps a half-written file out of the model list.
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata=metadata)
-        flush_to_disk(unfinished)
-        os.replace(unfinished, path)
+        with whole_file(path) as unfinished:
+            save_file(tensors, unfinished, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path}: {write_failure(error)}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 
@@ -105,12 +99,6 @@ def write_failure(error: Exception) -> str:
         return f"the disk is full ({os.strerror(number)}). Nothing was left behind; free some space and try again."
     reason = os.strerror(number) if number else str(error)
     return f"cannot be written ({reason}). Make the folder writable or choose another one; nothing was left behind."
-
-
-def flush_to_disk(path: Path) -> None:
-    """Return once the file's content has reached the disk, so that a rename after it never names an empty file."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _head(path: Path) -> bytes:
