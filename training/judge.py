@@ -26,10 +26,10 @@ from ..optics.defocus import DISPLAY_GAMMA
 from ..weights.adapter import Adapter
 from .scenes import (
     BACKGROUND_COLOURS,
+    CELLS,
     GRID,
     LAMP,
     PATTERNS,
-    PHASES,
     PLACES,
     RIM,
     SIZE,
@@ -37,9 +37,9 @@ from .scenes import (
     Scenes,
     Stage,
     caption,
-    draw_scenes,
     kinds,
     object_tones,
+    place,
     render,
 )
 
@@ -54,7 +54,7 @@ PATTERN_FLOOR = 0.005
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt and seed: ``scene`` holds the kind (its place and phase are not the model's)."""
+    """One prompt and seed: ``scene`` holds the kind (its place and cells are not the model's)."""
 
     scene: Scene
     prompt: str
@@ -69,9 +69,7 @@ def cases(count: int, seed: int = 0) -> list[Case]:
     for index in range(count):
         if index % len(every) == 0:
             order = torch.randperm(len(every), generator=generator)
-        scene = draw_scenes(generator, 1)
-        kind = every[order[index % len(every)]]
-        scene = scene._replace(colour=kind[:1], shape=kind[1:2], ground=kind[2:3], pattern=kind[3:])
+        scene = place(every[order[index % len(every)]][None], generator)
         chosen.append(Case(scene, caption(scene, 0), 10_000 * (seed + 1) + index))
     return chosen
 
@@ -169,18 +167,46 @@ def mean_colour(pictures: Tensor, background: Tensor) -> Tensor:
     return rgb_to_lab(mean.pow(1 / DISPLAY_GAMMA)[:, :, None, None])[:, :, 0, 0]
 
 
+def read_cells(pictures: Tensor, blurs: Tensor, stage: Stage, scene: Scene) -> Tensor:
+    """Which cells of the background are bright, int64 [n, 8, 8], in pictures [n, H, W, 3] of ``blurs`` [n]: those
+    whose mean light is nearer to a cell's among none but bright ones than to a cell's among none but dim ones."""
+    alike = _copies(scene, len(blurs))
+    dim, bright = (
+        _cell_means(render(stage, alike._replace(cells=torch.full_like(alike.cells, shade)), blurs))[:, :1, :1]
+        for shade in (0, 1)
+    )
+    return (_cell_means(pictures) > (dim + bright) / 2).long()
+
+
+def _cell_means(pictures: Tensor) -> Tensor:
+    return F.avg_pool2d(measures.luma(pictures.pow(DISPLAY_GAMMA)), GRID)
+
+
 def nearest_render(pictures: Tensor, blurs: Tensor, stage: Stage, scene: Scene) -> Tensor:
-    """PSNR in dB, [n], of each picture to the true picture of the prompt at its blur that is most like it, over all
-    places and phases."""
-    grid = torch.cartesian_prod(torch.arange(PHASES), torch.arange(1, PLACES + 1), torch.arange(1, PLACES + 1))
-    count = len(grid)
-    kind = (part.repeat(count) for part in scene[:4])
-    every = Scene(*kind, *grid.unbind(1))
+    """PSNR in dB, [n], of each picture to a true picture of the prompt at its blur that is most like it: the cells
+    as ``read_cells`` finds them, the object at the best of its places, then every cell turned that is better so."""
+    places = torch.cartesian_prod(*[torch.arange(1, PLACES + 1)] * 2)
+    turns = torch.eye(CELLS**2, dtype=torch.int64).unflatten(1, (CELLS, CELLS))
     best = []
-    for picture, blur in zip(pictures, blurs, strict=True):
-        truth = render(stage, every, blur.repeat(count))
-        best.append(measures.psnr(truth, picture).amax())
+    for picture, blur, cells in zip(pictures, blurs, read_cells(pictures, blurs, stage, scene), strict=True):
+
+        def likeness(tried: Scene, picture: Tensor = picture, blur: Tensor = blur) -> Tensor:
+            return measures.psnr(render(stage, tried, blur.expand(len(tried.row))), picture)
+
+        placed = _copies(scene, len(places))._replace(
+            cells=cells.expand(len(places), -1, -1), row=places[:, 0], column=places[:, 1]
+        )
+        found = placed.take(likeness(placed).argmax()[None])
+        turned = _copies(found, len(turns))._replace(cells=found.cells ^ turns)
+        better = likeness(turned) > likeness(found)
+        mended = found._replace(cells=found.cells ^ turns[better].sum(0, keepdim=True))
+        best.append(torch.maximum(likeness(found), likeness(mended))[0])
     return torch.stack(best)
+
+
+def _copies(scene: Scene, count: int) -> Scene:
+    """The one scene, ``count`` times."""
+    return scene.take(torch.zeros(count, dtype=torch.int64))
 
 
 def sliced_distance(pictures: Tensor, reference: Tensor, seed: int = 0) -> float:
@@ -223,6 +249,7 @@ class Verdict:
     order: float = _labelled("neighbouring levels in order")
     overlap: float = _labelled("object mask, IoU with the pivot's")
     phase_kept: float = _labelled("pattern within 1 px of the pivot's")
+    cells_kept: float = _labelled("cells bright or dim as in the pivot's")
     colour_change: float = _labelled("background colour, delta E")
     scene_change: float = _labelled("scene change, 1 - alignment")
     render_psnr: float = _labelled("PSNR to the nearest true picture")
@@ -248,6 +275,10 @@ def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
     turned = torch.angle(wave * wave[middle].conj()).abs() * GRID / (2 * math.pi)
     clear = wave.abs() > PATTERN_FLOOR
     kept = (turned <= 1.0) | ~clear
+    cells = read_cells(pictures, torch.tensor(LEVELS), stage, case.scene)
+    # Cells wholly outside of what the object covers at any level.
+    free = F.avg_pool2d(background[0].float()[None], GRID)[0] == 1
+    same = (cells == cells[middle])[:, free] if free.any() else torch.zeros(len(LEVELS), 1)
     colours = mean_colour(pictures, background)
     aligned = measures.alignment(pictures, pictures[middle])
     others = [i for i in range(len(LEVELS)) if i != middle]
@@ -257,6 +288,7 @@ def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
         order=measures.monotonicity(LEVELS, blurs),
         overlap=overlap(subject, subject[middle])[others].mean().item(),
         phase_kept=kept[others].float().mean().item(),
+        cells_kept=same[others].float().mean().item(),
         colour_change=(colours - colours[middle]).norm(dim=1)[others].mean().item(),
         scene_change=(1 - aligned)[others].mean().item(),
         render_psnr=nearest_render(pictures, torch.tensor(LEVELS), stage, case.scene).mean().item(),
@@ -274,9 +306,8 @@ def evaluate(
     middle: dict[str, list[Tensor]] = {"base": [], "ungrounded": [], "grounded": []}
     generator = torch.Generator().manual_seed(seed)
     for index, case in enumerate(chosen):
-        repeated = Scene(*(part.repeat(len(LEVELS)) for part in case.scene))
         made = {
-            "true": render(stage, repeated, torch.tensor(LEVELS)),
+            "true": render(stage, _copies(case.scene, len(LEVELS)), torch.tensor(LEVELS)),
             "ungrounded": painter.paint(case, LEVELS, adapter),
             "grounded": painter.paint(case, LEVELS, adapter, Pivot(PIVOT, GROUNDING)),
         }

@@ -2,7 +2,8 @@
 
 Every scene is a list of numbers drawn from a seed, knows its layers, and can be rendered at any blur from 0
 to 30. Objects and patterns sit on a grid of 16 px, the grid of a FLUX model's image tokens, so that a small
-model learns them in hours on a plain CPU.
+model learns them in hours on a plain CPU. The cells of a pattern are bright or dim by chance: that is a scene's
+own, as the arrangement of things behind a photograph's subject is, and tokens differ by it.
 """
 
 from __future__ import annotations
@@ -48,26 +49,31 @@ BLUR_WORDS = (
 )
 SHAPES = ("disc", "square", "diamond", "heart")
 PATTERNS = ("stripes", "checks", "lights", "tiles")
-PHASES = 4
+# Cells of a background in either direction, each bright or dim.
+CELLS = SIZE // GRID
+DIM = 0.2
 RIM = 2.2
 BOX = 3 * GRID
 PLACES = 4
-# Two periods of a pattern: room for the largest disc, whose radius is 7.5 px.
-PERIOD = 2 * GRID
 LAMP = 3.0
 
 
 class Scene(NamedTuple):
-    """A batch of scenes, int64 [n] each: indices into the tables above, and the place of the object's box in
-    steps of the grid."""
+    """A batch of scenes, int64: indices into the tables above [n], which cells of the background are bright (1) or
+    dim (0) [n, 8, 8], and the place of the object's box in steps of the grid [n]. Stripes take the first row of the
+    cells for all."""
 
     colour: Tensor
     shape: Tensor
     ground: Tensor
     pattern: Tensor
-    phase: Tensor
+    cells: Tensor
     row: Tensor
     column: Tensor
+
+    def take(self, chosen: Tensor) -> Scene:
+        """Some of the scenes, int64 [m]."""
+        return Scene(*(part[chosen] for part in self))
 
 
 def kinds(held_out: bool) -> Tensor:
@@ -82,10 +88,14 @@ def kinds(held_out: bool) -> Tensor:
 def draw_scenes(generator: torch.Generator, count: int, held_out: bool = False) -> Scene:
     """``count`` scenes, every kind equally likely."""
     choice = kinds(held_out)
-    choice = choice[torch.randint(len(choice), (count,), generator=generator)]
-    phase = torch.randint(PHASES, (count,), generator=generator)
-    row, column = (1 + torch.randint(PLACES, (count,), generator=generator) for _ in range(2))
-    return Scene(*choice.unbind(1), phase, row, column)
+    return place(choice[torch.randint(len(choice), (count,), generator=generator)], generator)
+
+
+def place(choice: Tensor, generator: torch.Generator) -> Scene:
+    """One scene of each kind [n, 4] that is asked for: cells and place by chance."""
+    cells = torch.randint(2, (len(choice), CELLS, CELLS), generator=generator)
+    row, column = (1 + torch.randint(PLACES, (len(choice),), generator=generator) for _ in range(2))
+    return Scene(*choice.unbind(1), cells, row, column)
 
 
 def caption(scene: Scene, index: int) -> str:
@@ -136,30 +146,45 @@ class Stage:
         return torch.stack(colours), coverage
 
     @cached_property
-    def grounds(self) -> Tensor:
-        """Linear light of one period [colours, patterns, phases, 3, 32, 32]; larger than the largest disc."""
+    def patterns(self) -> Tensor:
+        """Where a cell of each pattern is bright, [patterns, 16, 16] coverage."""
         fine = 4
-        axis = (torch.arange(PERIOD * fine) + 0.5) / fine
-        every = []
-        for phase in range(PHASES):
-            u = ((axis[None, :] - phase * GRID / PHASES) % GRID).expand(len(axis), -1)
-            v = (axis[:, None] % GRID).expand(-1, len(axis))
-            to_centre = ((u - GRID / 2).square() + (v - GRID / 2).square()).sqrt()
-            masks = {
-                "stripes": (u < GRID / 2).float(),
-                "checks": ((u < GRID / 2) != (v < GRID / 2)).float(),
-                "lights": (to_centre < 2.6).float(),
-                "tiles": ((u > 3.0) & (v > 3.0)).float(),
-            }
-            every.append(torch.stack([_reduce(masks[name][None], fine) for name in PATTERNS]))
-        masks = torch.stack(every, dim=1)
+        axis = (torch.arange(GRID * fine) + 0.5) / fine
+        u, v = axis.expand(len(axis), -1), axis[:, None].expand(-1, len(axis))
+        masks = {
+            "stripes": u < GRID / 2,
+            "checks": (u < GRID / 2) != (v < GRID / 2),
+            "lights": ((u - GRID / 2).square() + (v - GRID / 2).square()).sqrt() < 2.6,
+            "tiles": (u > 3.0) & (v > 3.0),
+        }
+        return _reduce(torch.stack([masks[name] for name in PATTERNS]).float(), fine)
+
+    @cached_property
+    def grounds(self) -> tuple[Tensor, Tensor]:
+        """Linear light [colours, patterns, 3] of a background's dark parts, and how much its bright parts add."""
+        dark, bright = (_linear(torch.tensor(tones)) for tones in zip(*BACKGROUND_COLOURS.values(), strict=True))
         # Lamps are brighter than paper, so that their discs still glow when they are large.
-        gain = torch.tensor([LAMP if name == "lights" else 1.0 for name in PATTERNS])[:, None, None, None, None]
-        grounds = []
-        for dark, bright in BACKGROUND_COLOURS.values():
-            low, high = (_linear(torch.tensor(rgb))[:, None, None] for rgb in (dark, bright))
-            grounds.append(low + masks * (gain * high - low))
-        return torch.stack(grounds)
+        gain = torch.tensor([LAMP if name == "lights" else 1.0 for name in PATTERNS])[:, None]
+        dark = dark[:, None].expand(-1, len(PATTERNS), -1)
+        return dark, gain * bright[:, None] - dark
+
+
+def backgrounds(stage: Stage, scene: Scene) -> Tensor:
+    """What is behind the objects, in focus: linear light [n, 3, H, W]."""
+    return _lit(stage, scene, _brightness(stage, scene))
+
+
+def _brightness(stage: Stage, scene: Scene) -> Tensor:
+    """The backgrounds between dark and bright, [n, 1, H, W] in 0..1."""
+    striped = scene.pattern == PATTERNS.index("stripes")
+    cells = torch.where(striped[:, None, None], scene.cells[:, :1], scene.cells)
+    shades = torch.where(cells > 0, 1.0, DIM)
+    return torch.einsum("nrc,nyx->nrycx", shades, stage.patterns[scene.pattern]).reshape(-1, 1, SIZE, SIZE)
+
+
+def _lit(stage: Stage, scene: Scene, brightness: Tensor) -> Tensor:
+    dark, more = (tone[scene.ground, scene.pattern][..., None, None] for tone in stage.grounds)
+    return dark + brightness * more
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
@@ -183,18 +208,16 @@ def render(stage: Stage, scene: Scene, blurs: Tensor) -> Tensor:
     """Pictures of scenes, [n, H, W, 3] sRGB in 0..1, scene i at ``blurs[i]``.
 
     The object is in focus and the background at a disparity difference of 1. The same pictures as
-    ``render_layers`` gives, but a background is blurred in one period only.
+    ``render_layers`` gives, but only the brightness of the backgrounds is blurred: their colour follows it.
     """
     objects, coverage = stage.objects
-    grounds = stage.grounds[scene.ground, scene.pattern, scene.phase]
-    grounds = spread_periodic(grounds, disc_radius(blurs, torch.ones(()), SIZE)).movedim(1, -1)
-    pictures = _display(grounds).repeat(1, SIZE // PERIOD, SIZE // PERIOD, 1)
+    radii = disc_radius(blurs, torch.ones(()), SIZE)
+    light = _lit(stage, scene, spread_periodic(_brightness(stage, scene), radii)).movedim(1, -1).contiguous()
     rows, columns = _box(scene)
-    behind = grounds[torch.arange(len(blurs))[:, None, None], rows % PERIOD, columns % PERIOD]
+    box = torch.arange(len(blurs))[:, None, None], rows, columns
     cover = coverage[scene.shape].movedim(1, -1)
-    light = behind * (1 - cover) + cover * objects[scene.colour, scene.shape].movedim(1, -1)
-    pictures[torch.arange(len(blurs))[:, None, None], rows, columns] = _display(light)
-    return pictures
+    light[box] = light[box] * (1 - cover) + cover * objects[scene.colour, scene.shape].movedim(1, -1)
+    return light.clamp_(0, 1).pow_(1 / DISPLAY_GAMMA)
 
 
 def subject_masks(stage: Stage, scene: Scene) -> Tensor:
@@ -209,10 +232,6 @@ def _box(scene: Scene) -> tuple[Tensor, Tensor]:
     """Pixel rows [n, 48, 1] and columns [n, 1, 48] of the object's box."""
     steps = torch.arange(BOX)
     return (GRID * scene.row)[:, None, None] + steps[:, None], (GRID * scene.column)[:, None, None] + steps
-
-
-def _display(light: Tensor) -> Tensor:
-    return light.clamp(0, 1).pow(1 / DISPLAY_GAMMA)
 
 
 class Scenes:
@@ -234,6 +253,6 @@ class Scenes:
     ) -> Pictures:
         drawn = draw_scenes(generator, scenes, held_out)
         blurs = (0.0 if sharp else BLUR_MAX) * torch.rand(scenes * per_scene, generator=generator)
-        repeated = Scene(*(part.repeat_interleave(per_scene) for part in drawn))
+        repeated = drawn.take(torch.arange(scenes).repeat_interleave(per_scene))
         captions = [caption(drawn, i) for i in range(scenes)]
         return Pictures(render(self.stage, repeated, blurs), captions, blurs)
