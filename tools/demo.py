@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     making = commands.add_parser("base", help="train the transformer and its image codec")
     making.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
     making.add_argument("--out", type=Path, default=DEMO, metavar="FOLDER", help="where the model goes")
-    making.add_argument("--steps", type=int, default=5600)
+    making.add_argument("--steps", type=int, default=4400)
     making.add_argument("--batch", type=int, default=64)
     making.add_argument("--seed", type=int, default=0)
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")

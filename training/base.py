@@ -41,7 +41,7 @@ class BaseRecipe:
         told: share of the captions with words for the blur.
     """
 
-    steps: int = 5600
+    steps: int = 4400
     batch: int = 64
     seed: int = 0
     matrix_rate: float = 2e-3
