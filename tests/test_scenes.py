@@ -12,12 +12,12 @@ from bokeh.optics.measures import background_area, correlation, laplacian_varian
 from bokeh.training.judge import LEVELS, Verdict, cases, find_subject, judge, overlap, sliced_distance
 from bokeh.training.scenes import (
     BOX,
+    DIM,
     GRID,
+    PATTERNS,
     SIZE,
-    Scene,
     Scenes,
     Stage,
-    backgrounds,
     caption,
     draw_scenes,
     kinds,
@@ -37,18 +37,18 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def repeated(scene: Scene, count: int) -> Scene:
-    return scene.take(torch.zeros(count, dtype=torch.int64))
-
-
 def test_pictures_equal_the_layered_renderer(stage):
     scene, blurs = draw_scenes(generator(), 6), torch.tensor([0.0, 3.0, 9.5, 15.0, 22.0, 30.0])
     margin = GRID
     side = SIZE + 2 * margin
     colours, alphas = torch.zeros(6, 2, 3, side, side), torch.zeros(6, 2, 1, side, side)
     alphas[:, 0] = 1
-    colours[:, 0] = torch.nn.functional.pad(backgrounds(stage, scene), (margin,) * 4, mode="circular")
     for i in range(6):
+        ground, pattern = scene.ground[i], scene.pattern[i]
+        cells = scene.cells[i, :1].expand(8, 8) if PATTERNS[pattern] == "stripes" else scene.cells[i]
+        brightness = torch.kron(torch.where(cells == 1, 1.0, DIM), stage.patterns[pattern])
+        dark, more = (tone[ground, pattern][:, None, None] for tone in stage.grounds)
+        colours[i, 0] = torch.nn.functional.pad(dark + brightness * more, (margin,) * 4, mode="circular")
         top, left = (margin + GRID * int(step[i]) for step in (scene.row, scene.column))
         box = (..., slice(top, top + BOX), slice(left, left + BOX))
         colours[i, 1][box] = stage.objects[0][scene.colour[i], scene.shape[i]]
@@ -115,7 +115,7 @@ def test_the_blur_of_true_pictures_is_measurable(stage):
     levels = torch.tensor(LEVELS)
     for index in range(12):
         scene = draw_scenes(generator(100 + index), 1)
-        pictures = render(stage, repeated(scene, len(levels)), levels)
+        pictures = render(stage, scene.copies(len(levels)), levels)
         mask = (subject_masks(stage, scene) > 0).float()
         area = background_area(mask, pictures).float()
         blurs = negative_logarithm(laplacian_variance(pictures, area)).tolist()
@@ -126,7 +126,7 @@ def test_the_judge_finds_the_object_whatever_the_blur(stage):
     levels = torch.tensor(LEVELS)
     for case in cases(16):
         truth = subject_masks(stage, case.scene)[0] > 0.5
-        found = find_subject(render(stage, repeated(case.scene, len(levels)), levels), case.scene)
+        found = find_subject(render(stage, case.scene.copies(len(levels)), levels), case.scene)
         assert overlap(found, truth).min() > 0.9, case.prompt
 
 
@@ -134,7 +134,7 @@ def test_the_judge_tells_true_pictures_from_spoilt_ones(stage):
     true, moved, shifted, frozen, noisy = [], [], [], [], []
     levels = torch.tensor(LEVELS)
     for index, case in enumerate(cases(6)):
-        scene = repeated(case.scene, len(levels))
+        scene = case.scene.copies(len(levels))
         pictures = render(stage, scene, levels)
         steps = torch.arange(len(levels))
         others = place(torch.stack(scene[:4], 1), generator(index)).cells

@@ -75,11 +75,14 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
     from safetensors.torch import load_file
 
     from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
+    from bokeh.weights.demo.codec import PatchCodec
 
-    codec, kept = fit_codec(options.seed), options.work / CODEC
+    kept = options.work / CODEC
     if kept.exists():
+        codec = PatchCodec()
         codec.load_state_dict(load_file(kept))
         return codec
+    codec = fit_codec(options.seed)
     recipe, said = DecoderRecipe(seed=options.seed), time.monotonic()
 
     def on_step(step: int, error: float) -> None:

@@ -170,7 +170,8 @@ def mean_colour(pictures: Tensor, background: Tensor) -> Tensor:
 def read_cells(pictures: Tensor, blurs: Tensor, stage: Stage, scene: Scene) -> Tensor:
     """Which cells of the background are bright, int64 [n, 8, 8], in pictures [n, H, W, 3] of ``blurs`` [n]: those
     whose mean light is nearer to a cell's among none but bright ones than to a cell's among none but dim ones."""
-    alike = _copies(scene, len(blurs))
+    alike = scene.copies(len(blurs))
+    # The first cell is one that no object covers.
     dim, bright = (
         _cell_means(render(stage, alike._replace(cells=torch.full_like(alike.cells, shade)), blurs))[:, :1, :1]
         for shade in (0, 1)
@@ -182,31 +183,27 @@ def _cell_means(pictures: Tensor) -> Tensor:
     return F.avg_pool2d(measures.luma(pictures.pow(DISPLAY_GAMMA)), GRID)
 
 
-def nearest_render(pictures: Tensor, blurs: Tensor, stage: Stage, scene: Scene) -> Tensor:
-    """PSNR in dB, [n], of each picture to a true picture of the prompt at its blur that is most like it: the cells
+def nearest_render(pictures: Tensor, blurs: Tensor, cells: Tensor, stage: Stage, scene: Scene) -> Tensor:
+    """PSNR in dB, [n], of each picture to a true picture of the prompt at its blur that is most like it: ``cells``
     as ``read_cells`` finds them, the object at the best of its places, then every cell turned that is better so."""
     places = torch.cartesian_prod(*[torch.arange(1, PLACES + 1)] * 2)
     turns = torch.eye(CELLS**2, dtype=torch.int64).unflatten(1, (CELLS, CELLS))
     best = []
-    for picture, blur, cells in zip(pictures, blurs, read_cells(pictures, blurs, stage, scene), strict=True):
+    for picture, blur, bright in zip(pictures, blurs, cells, strict=True):
 
         def likeness(tried: Scene, picture: Tensor = picture, blur: Tensor = blur) -> Tensor:
             return measures.psnr(render(stage, tried, blur.expand(len(tried.row))), picture)
 
-        placed = _copies(scene, len(places))._replace(
-            cells=cells.expand(len(places), -1, -1), row=places[:, 0], column=places[:, 1]
+        placed = scene.copies(len(places))._replace(
+            cells=bright.expand(len(places), -1, -1), row=places[:, 0], column=places[:, 1]
         )
         found = placed.take(likeness(placed).argmax()[None])
-        turned = _copies(found, len(turns))._replace(cells=found.cells ^ turns)
-        better = likeness(turned) > likeness(found)
+        turned = found.copies(len(turns))._replace(cells=found.cells ^ turns)
+        plain = likeness(found)
+        better = likeness(turned) > plain
         mended = found._replace(cells=found.cells ^ turns[better].sum(0, keepdim=True))
-        best.append(torch.maximum(likeness(found), likeness(mended))[0])
+        best.append(torch.maximum(plain, likeness(mended))[0])
     return torch.stack(best)
-
-
-def _copies(scene: Scene, count: int) -> Scene:
-    """The one scene, ``count`` times."""
-    return scene.take(torch.zeros(count, dtype=torch.int64))
 
 
 def sliced_distance(pictures: Tensor, reference: Tensor, seed: int = 0) -> float:
@@ -275,7 +272,8 @@ def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
     turned = torch.angle(wave * wave[middle].conj()).abs() * GRID / (2 * math.pi)
     clear = wave.abs() > PATTERN_FLOOR
     kept = (turned <= 1.0) | ~clear
-    cells = read_cells(pictures, torch.tensor(LEVELS), stage, case.scene)
+    levels = torch.tensor(LEVELS)
+    cells = read_cells(pictures, levels, stage, case.scene)
     # Cells wholly outside of what the object covers at any level.
     free = F.avg_pool2d(background[0].float()[None], GRID)[0] == 1
     same = (cells == cells[middle])[:, free] if free.any() else torch.zeros(len(LEVELS), 1)
@@ -291,7 +289,7 @@ def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
         cells_kept=same[others].float().mean().item(),
         colour_change=(colours - colours[middle]).norm(dim=1)[others].mean().item(),
         scene_change=(1 - aligned)[others].mean().item(),
-        render_psnr=nearest_render(pictures, torch.tensor(LEVELS), stage, case.scene).mean().item(),
+        render_psnr=nearest_render(pictures, levels, cells, stage, case.scene).mean().item(),
     )
 
 
@@ -307,7 +305,7 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed)
     for index, case in enumerate(chosen):
         made = {
-            "true": render(stage, _copies(case.scene, len(LEVELS)), torch.tensor(LEVELS)),
+            "true": render(stage, case.scene.copies(len(LEVELS)), torch.tensor(LEVELS)),
             "ungrounded": painter.paint(case, LEVELS, adapter),
             "grounded": painter.paint(case, LEVELS, adapter, Pivot(PIVOT, GROUNDING)),
         }

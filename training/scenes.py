@@ -75,6 +75,10 @@ class Scene(NamedTuple):
         """Some of the scenes, int64 [m]."""
         return Scene(*(part[chosen] for part in self))
 
+    def copies(self, count: int) -> Scene:
+        """The first scene, ``count`` times."""
+        return self.take(torch.zeros(count, dtype=torch.int64))
+
 
 def kinds(held_out: bool) -> Tensor:
     """Every combination of colour, shape, background and pattern that is kept for training or held out of it
@@ -169,22 +173,12 @@ class Stage:
         return dark, gain * bright[:, None] - dark
 
 
-def backgrounds(stage: Stage, scene: Scene) -> Tensor:
-    """What is behind the objects, in focus: linear light [n, 3, H, W]."""
-    return _lit(stage, scene, _brightness(stage, scene))
-
-
 def _brightness(stage: Stage, scene: Scene) -> Tensor:
     """The backgrounds between dark and bright, [n, 1, H, W] in 0..1."""
     striped = scene.pattern == PATTERNS.index("stripes")
     cells = torch.where(striped[:, None, None], scene.cells[:, :1], scene.cells)
     shades = torch.where(cells > 0, 1.0, DIM)
     return torch.einsum("nrc,nyx->nrycx", shades, stage.patterns[scene.pattern]).reshape(-1, 1, SIZE, SIZE)
-
-
-def _lit(stage: Stage, scene: Scene, brightness: Tensor) -> Tensor:
-    dark, more = (tone[scene.ground, scene.pattern][..., None, None] for tone in stage.grounds)
-    return dark + brightness * more
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
@@ -212,7 +206,8 @@ def render(stage: Stage, scene: Scene, blurs: Tensor) -> Tensor:
     """
     objects, coverage = stage.objects
     radii = disc_radius(blurs, torch.ones(()), SIZE)
-    light = _lit(stage, scene, spread_periodic(_brightness(stage, scene), radii)).movedim(1, -1).contiguous()
+    dark, more = (tone[scene.ground, scene.pattern][..., None, None] for tone in stage.grounds)
+    light = (dark + spread_periodic(_brightness(stage, scene), radii) * more).movedim(1, -1).contiguous()
     rows, columns = _box(scene)
     box = torch.arange(len(blurs))[:, None, None], rows, columns
     cover = coverage[scene.shape].movedim(1, -1)
