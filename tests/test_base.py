@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
+from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, load_weights, noise_levels
 from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
 from bokeh.weights.demo import words
@@ -49,6 +52,30 @@ def test_a_checkpoint_of_another_recipe_is_refused(codec, tmp_path):
     other = BaseTrainer(codec, BaseRecipe(steps=6, batch=8, warmup=2))
     with pytest.raises(ValueError, match=r"'batch': 4.*'batch': 8"):
         other.load(tmp_path / "checkpoint")
+
+
+def test_it_goes_on_from_a_finished_model(codec, tmp_path):
+    first = trained(codec, 6)
+    save_file({name: weight.contiguous() for name, weight in first.average.items()}, tmp_path / "model.safetensors")
+    second = BaseTrainer(codec, replace(RECIPE, seed=1, start="of the file"))
+    second.start_from(tmp_path / "model.safetensors")
+    for name, weight in second.network.state_dict().items():
+        assert torch.equal(weight, first.average[name]), name
+        assert torch.equal(weight, second.average[name]), name
+    trained(codec, 6, second).save(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="'start': 'of the file'"):
+        BaseTrainer(codec, replace(RECIPE, seed=1)).load(tmp_path / "checkpoint")
+
+
+def test_weights_of_something_else_are_refused(codec, tmp_path):
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"some": torch.zeros(4)}, wrong)
+    for content in (wrong.read_bytes(), b"not a model"):
+        wrong.write_bytes(content)
+        with pytest.raises(ValueError, match=r"wrong\.safetensors does not hold .* Give the folder"):
+            BaseTrainer(codec, RECIPE).start_from(wrong)
+        with pytest.raises(ValueError, match="demonstration model's PatchCodec"):
+            load_weights(codec, wrong)
 
 
 def test_the_loss_falls(codec):

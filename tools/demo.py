@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ INSIDE = "COMFYUI_BOKEH_DEMO"
 DEMO = Path(__file__).resolve().parent.parent / "weights" / "demo"
 CHECKPOINT = "base.checkpoint"
 CODEC = "codec.safetensors"
+MODEL = "model.safetensors"
 SAVE_SECONDS = 120.0
 LINE_SECONDS = 30.0
 
@@ -63,24 +65,23 @@ def base(options: argparse.Namespace) -> int:
         print("Stopped. The same command goes on from the last checkpoint; the codec's few minutes start again.")
         return 130
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, state in (("codec", codec.state_dict()), ("model", average)):
-        path = options.out / f"{name}.safetensors"
+    for name, state in ((CODEC, codec.state_dict()), (MODEL, average)):
+        path = options.out / name
         _write(path, state)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
 def _codec(options: argparse.Namespace, device: str) -> Any:
-    """The image codec in the work folder, made if it is not there."""
-    from safetensors.torch import load_file
-
+    """The image codec to start with, else that in the work folder, made if it is not there."""
+    from bokeh.training.base import load_weights
     from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
     from bokeh.weights.demo.codec import PatchCodec
 
-    kept = options.work / CODEC
-    if kept.exists():
+    kept = (options.start or options.work) / CODEC
+    if options.start or kept.exists():
         codec = PatchCodec()
-        codec.load_state_dict(load_file(kept))
+        load_weights(codec, kept)
         return codec
     codec = fit_codec(options.seed)
     recipe, said = DecoderRecipe(seed=options.seed), time.monotonic()
@@ -100,8 +101,12 @@ def _transformer(options: argparse.Namespace, codec: Any, device: str) -> dict[s
     """The transformer's averaged weights."""
     from bokeh.training.base import BaseRecipe, BaseTrainer
 
-    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed)
+    start = options.start / MODEL if options.start else None
+    digest = hashlib.sha256(start.read_bytes()).hexdigest() if start else ""
+    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed, start=digest)
     trainer = BaseTrainer(codec, recipe, device, options.compile)
+    if start:
+        trainer.start_from(start)
     checkpoint = options.work / CHECKPOINT
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -230,6 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--steps", type=int, default=4400)
     making.add_argument("--batch", type=int, default=64)
     making.add_argument("--seed", type=int, default=0)
+    making.add_argument(
+        "--start", type=Path, metavar="FOLDER", help="go on from the model and codec there; take another seed"
+    )
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
     making.set_defaults(command=base)
     for name, command, cases, text in (

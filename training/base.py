@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..weights.demo import words
@@ -39,6 +41,7 @@ class BaseRecipe:
         empty: share of pictures whose caption is empty, for classifier-free guidance.
         partial: share of the other pictures whose caption loses half of its words.
         told: share of the captions with words for the blur.
+        start: SHA-256 of the file of weights to start from; empty: from chance.
     """
 
     steps: int = 4400
@@ -52,6 +55,7 @@ class BaseRecipe:
     empty: float = 0.1
     partial: float = 0.2
     told: float = 0.5
+    start: str = ""
 
 
 def noise_levels(uniform: Tensor) -> Tensor:
@@ -113,6 +117,16 @@ class BaseTrainer:
     def _velocity(self, x: Tensor, sigma: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         options = {"optimized_attention_override": plain_attention}
         return self.network(x, sigma, tokens, pooled, None, transformer_options=options)
+
+    def start_from(self, path: Path) -> None:
+        """Take the weights of an earlier training from its safetensors file, instead of chance.
+
+        Raises:
+            ValueError: for a file that does not hold this network's weights.
+            OSError: for one that cannot be read.
+        """
+        load_weights(self.network, path)
+        self.average = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Latents, noise, sigmas, tokens and pooled vectors of a step; the same whenever it is asked for."""
@@ -196,6 +210,22 @@ class BaseTrainer:
         while self.step < self.recipe.steps:
             loss = self.train_step()
             on_step(self.step, loss)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Fill a part of the demonstration model from the safetensors file of an earlier training.
+
+    Raises:
+        ValueError: for a file that holds something else.
+        OSError: for one that cannot be read.
+    """
+    try:
+        module.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not hold the weights of the demonstration model's {type(module).__name__}. Give the folder "
+            f"into which an earlier `base` run wrote its model and codec."
+        ) from error
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
