@@ -25,12 +25,15 @@ def sweeps():
 def test_blur_follows_and_the_scene_stays(sweeps):
     stage = Stage()
     ungrounded = Verdict.mean([judge(pictures, case, stage) for case, pictures, _ in sweeps])
-    grounded = Verdict.mean([judge(pictures, case, stage) for case, _, pictures in sweeps])
-    assert grounded.lvcorr > 0.9
+    each = [judge(pictures, case, stage) for case, _, pictures in sweeps]
+    grounded = Verdict.mean(each)
+    assert grounded.lvcorr > 0.92
     assert ungrounded.lvcorr > 0.9
-    assert grounded.order > 0.8
-    assert grounded.overlap > 0.95
-    assert grounded.scene_change < ungrounded.scene_change
+    assert grounded.order > 0.85
+    # One of these six is of the few prompts whose object the model draws at some blurs only.
+    assert grounded.overlap > 0.9
+    assert sum(verdict.overlap > 0.95 for verdict in each) >= 5
+    assert grounded.scene_change < ungrounded.scene_change / 3
     assert grounded.render_psnr > 25
 
 
