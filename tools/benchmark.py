@@ -1,4 +1,4 @@
-"""What sweeps and grounding cost: `python tools/benchmark.py [--steps N] [--repeats N]`.
+"""What sweeps, grounding and training cost: `python tools/benchmark.py [--steps N] [--repeats N]`.
 
 Ratios within one run, on a random FLUX of width 1536 (12 heads of 128), 1 double + 2 single blocks, an adapter of
 rank 64, 1,024 image and 64 text tokens, in float32 on a CPU; with an accelerator also at the true width with all
@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 INSIDE = "COMFYUI_BOKEH_BENCHMARK"
@@ -87,6 +88,18 @@ def measure() -> int:
         for size in (512, 1024):
             title = f"width 3072, 19 + 38 blocks, rank 128, bfloat16, {size} px"
             compare(title, full, 128, torch.bfloat16, size, 512, options)
+        training(
+            "width 3072, 19 + 38 blocks, bfloat16, adapter of rank 128, 512 px",
+            full,
+            128,
+            torch.bfloat16,
+            512,
+            512,
+            options,
+        )
+    training(
+        "width 1536, 1 + 2 blocks, float32, adapter of rank 64, 256 px", small, 64, torch.float32, 256, 64, options
+    )
     stages(options)
     load_full_size()
     report_of_200_levels()
@@ -273,6 +286,47 @@ def compare(title: str, sizes: dict, rank: int, dtype, size: int, text: int, opt
         ("sweep of six + pivot row", "six runs of target + pivot"),
     ):
         print(f"  {over} / {under}: {best[over] / best[under]:.3f}")
+
+
+def training(title: str, sizes: dict, rank: int, dtype, size: int, text: int, options: argparse.Namespace) -> None:
+    """Time a training step on four pictures of one scene, grounded, with blocks computed twice and with activations
+    kept, and print times, their ratio and, of a GPU, whether and in how much memory it fits."""
+    from blobs import Blobs
+    from comfy.model_management import OOM_EXCEPTION, soft_empty_cache
+    from flux import build_flux
+
+    from bokeh.training.recipe import Recipe
+    from bokeh.training.trainer import Trainer
+
+    sizes = sizes | {"in_channels": 64, "joint_attention_dim": 256, "pooled_projection_dim": 64}
+    model = build_flux(sizes | {"guidance_embeds": True, "axes_dims_rope": [16, 56, 56]}, dtype=dtype)
+    source = Blobs(singles=False, side=size // 8, tokens=text, sizes=sizes)
+    print(f"\ntraining: {title}; batch of 4, best of {options.repeats}")
+    best = {}
+    for name, checkpointing in (("blocks computed twice", True), ("activations kept", False)):
+        recipe = Recipe(
+            batch=4, per_scene=4, rank=rank, grouped=1.0, grounded=1.0, held_out_units=1, checkpointing=checkpointing
+        )
+        ends: list[float] = []
+        try:
+            with PeakMemory() as memory:
+                trainer = Trainer(model, source, recipe)
+                # The first step allocates and the last one is measured on held-out pictures: neither counts.
+                trainer.run(options.repeats + 2, lambda _, ends=ends: ends.append(time.perf_counter()))
+        except OOM_EXCEPTION:
+            print(f"  {name:28} does not fit")
+            continue
+        finally:
+            trainer = None
+            gc.collect()
+            soft_empty_cache()
+        best[name] = min(after - before for before, after in pairwise(ends[:-1]))
+        # On a CPU the process keeps what the run before it took: its growth says nothing of this one.
+        peak = f"   peak {(memory.before + memory.peak) / 2**20:7.0f} MB with the model" if memory.cuda else ""
+        print(f"  {name:28} {best[name]:8.3f} s{peak}")
+    if len(best) == 2:
+        twice, kept = best.values()
+        print(f"  blocks computed twice / activations kept: {twice / kept:.3f}")
 
 
 if __name__ == "__main__":
