@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from flux import relative_error
+from places import CHECKOUT
+from safetensors.torch import load_file, save_file
 
 from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, load_weights, noise_levels
 from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
-from bokeh.weights.demo import words
+from bokeh.weights.demo import FOLDER, words
 from bokeh.weights.demo.network import SHIFT, build_flux
 
 RECIPE = BaseRecipe(steps=6, batch=4, warmup=2)
@@ -76,6 +81,26 @@ def test_weights_of_something_else_are_refused(codec, tmp_path):
             BaseTrainer(codec, RECIPE).start_from(wrong)
         with pytest.raises(ValueError, match="demonstration model's PatchCodec"):
             load_weights(codec, wrong)
+
+
+def test_the_command_goes_on_from_a_folder_and_says_what_is_missing_in_it(tmp_path):
+    def base(start) -> subprocess.CompletedProcess:
+        options = ("--start", start, "--out", tmp_path / "out", "--steps", 1, "--batch", 4, "--seed", 2, "--no-compile")
+        command = [sys.executable, CHECKOUT / "tools" / "demo.py", "base", "--work", tmp_path / "work", *options]
+        environment = os.environ | {"COMFYUI_BOKEH_DEMO": "1"}
+        return subprocess.run(map(str, command), env=environment, capture_output=True, text=True, timeout=600)
+
+    refused = base(tmp_path)
+    assert refused.returncode == 1
+    assert f"There is no codec.safetensors in {tmp_path}. Give the folder" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = base(FOLDER)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "codec.safetensors").read_bytes() == (FOLDER / "codec.safetensors").read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (FOLDER, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert relative_error(after[name], weight) < 0.05, name
 
 
 def test_the_loss_falls(codec):

@@ -56,6 +56,12 @@ def base(options: argparse.Namespace) -> int:
     """Train codec and transformer, going on from what is in the work folder."""
     import torch
 
+    for name in (CODEC, MODEL) if options.start else ():
+        if not (options.start / name).exists():
+            raise ValueError(
+                f"There is no {name} in {options.start}. Give the folder into which an earlier `base` run wrote its "
+                f"model and codec."
+            )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.work.mkdir(parents=True, exist_ok=True)
     try:
