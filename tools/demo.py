@@ -85,7 +85,7 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
     from bokeh.weights.demo.codec import PatchCodec
 
     kept = (options.start or options.work) / CODEC
-    if options.start or kept.exists():
+    if kept.exists():
         codec = PatchCodec()
         load_weights(codec, kept)
         return codec
