@@ -13,10 +13,11 @@ from flux import relative_error
 from places import CHECKOUT
 from safetensors.torch import load_file, save_file
 
-from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, load_weights, noise_levels
+from bokeh.training.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
 from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
 from bokeh.weights.demo import FOLDER, words
+from bokeh.weights.demo.load import load_weights
 from bokeh.weights.demo.network import SHIFT, build_flux
 
 RECIPE = BaseRecipe(steps=6, batch=4, warmup=2)
@@ -62,24 +63,24 @@ def test_a_checkpoint_of_another_recipe_is_refused(codec, tmp_path):
 def test_it_goes_on_from_a_finished_model(codec, tmp_path):
     first = trained(codec, 6)
     save_file({name: weight.contiguous() for name, weight in first.average.items()}, tmp_path / "model.safetensors")
-    second = BaseTrainer(codec, replace(RECIPE, seed=1, start="of the file"))
+    second = BaseTrainer(codec, replace(RECIPE, seed=1))
     second.start_from(tmp_path / "model.safetensors")
     for name, weight in second.network.state_dict().items():
         assert torch.equal(weight, first.average[name]), name
         assert torch.equal(weight, second.average[name]), name
     trained(codec, 6, second).save(tmp_path / "checkpoint")
-    with pytest.raises(ValueError, match="'start': 'of the file'"):
+    with pytest.raises(ValueError, match=r"'start': '[0-9a-f]{64}'"):
         BaseTrainer(codec, replace(RECIPE, seed=1)).load(tmp_path / "checkpoint")
 
 
 def test_weights_of_something_else_are_refused(codec, tmp_path):
     wrong = tmp_path / "wrong.safetensors"
     save_file({"some": torch.zeros(4)}, wrong)
-    for content in (wrong.read_bytes(), b"not a model"):
+    for content, said in ((wrong.read_bytes(), "does not fit"), (b"not a model", "is damaged")):
         wrong.write_bytes(content)
-        with pytest.raises(ValueError, match=r"wrong\.safetensors does not hold .* Give the folder"):
+        with pytest.raises(ValueError, match=rf"wrong\.safetensors: {said} .* Give the folder"):
             BaseTrainer(codec, RECIPE).start_from(wrong)
-        with pytest.raises(ValueError, match="demonstration model's PatchCodec"):
+        with pytest.raises(ValueError, match=rf"wrong\.safetensors: {said} "):
             load_weights(codec, wrong)
 
 
@@ -92,8 +93,12 @@ def test_the_command_goes_on_from_a_folder_and_says_what_is_missing_in_it(tmp_pa
 
     refused = base(tmp_path)
     assert refused.returncode == 1
-    assert f"There is no codec.safetensors in {tmp_path}. Give the folder" in refused.stderr
+    assert f"{tmp_path / 'codec.safetensors'}: there is no such file. Give the folder" in refused.stderr
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "codec.safetensors").write_bytes((FOLDER / "codec.safetensors").read_bytes())
+    refused = base(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'}: there is no such file. Give the folder" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
     done = base(FOLDER)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "codec.safetensors").read_bytes() == (FOLDER / "codec.safetensors").read_bytes()

@@ -81,25 +81,19 @@ def measure() -> int:
     import conftest  # noqa: F401 - loads the host and the pack
     import torch
 
-    small = {"attention_head_dim": 128, "num_attention_heads": 12, "num_layers": 1, "num_single_layers": 2}
+    common = {"in_channels": 64, "joint_attention_dim": 256, "pooled_projection_dim": 64}
+    common |= {"attention_head_dim": 128, "guidance_embeds": True, "axes_dims_rope": [16, 56, 56]}
+    small = common | {"num_attention_heads": 12, "num_layers": 1, "num_single_layers": 2}
     compare("width 1536, 1 + 2 blocks, rank 64, float32, 512 px", small, 64, torch.float32, 512, 64, options)
     if torch.cuda.is_available():
-        full = {"attention_head_dim": 128, "num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
+        full = common | {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
         for size in (512, 1024):
             title = f"width 3072, 19 + 38 blocks, rank 128, bfloat16, {size} px"
             compare(title, full, 128, torch.bfloat16, size, 512, options)
-        training(
-            "width 3072, 19 + 38 blocks, bfloat16, adapter of rank 128, 512 px",
-            full,
-            128,
-            torch.bfloat16,
-            512,
-            512,
-            options,
-        )
-    training(
-        "width 1536, 1 + 2 blocks, float32, adapter of rank 64, 256 px", small, 64, torch.float32, 256, 64, options
-    )
+        title = "width 3072, 19 + 38 blocks, rank 128, bfloat16, 512 px"
+        training(title, full, 128, torch.bfloat16, 512, 512, options)
+    title = "width 1536, 1 + 2 blocks, rank 64, float32, 256 px"
+    training(title, small, 64, torch.float32, 256, 64, options)
     stages(options)
     load_full_size()
     report_of_200_levels()
@@ -237,8 +231,7 @@ def compare(title: str, sizes: dict, rank: int, dtype, size: int, text: int, opt
     from bokeh.attention.rows import Pivot, Plan
     from bokeh.weights.adapter import build_adapter
 
-    sizes = sizes | {"in_channels": 64, "joint_attention_dim": 256, "pooled_projection_dim": 64}
-    model = build_flux(sizes | {"guidance_embeds": True, "axes_dims_rope": [16, 56, 56]}, dtype=dtype)
+    model = build_flux(sizes, dtype=dtype)
     width = sizes["attention_head_dim"] * sizes["num_attention_heads"]
     blocks = list(range(sizes["num_layers"] + sizes["num_single_layers"]))
     adapter = build_adapter(official_tensors(width, blocks, rank, 768, 64), None, "random")
@@ -298,8 +291,7 @@ def training(title: str, sizes: dict, rank: int, dtype, size: int, text: int, op
     from bokeh.training.recipe import Recipe
     from bokeh.training.trainer import Trainer
 
-    sizes = sizes | {"in_channels": 64, "joint_attention_dim": 256, "pooled_projection_dim": 64}
-    model = build_flux(sizes | {"guidance_embeds": True, "axes_dims_rope": [16, 56, 56]}, dtype=dtype)
+    model = build_flux(sizes, dtype=dtype)
     source = Blobs(singles=False, side=size // 8, tokens=text, sizes=sizes)
     print(f"\ntraining: {title}; batch of 4, best of {options.repeats}")
     best = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import sys
 import time
@@ -22,8 +21,6 @@ from pairs import load_pack
 INSIDE = "COMFYUI_BOKEH_DEMO"
 DEMO = Path(__file__).resolve().parent.parent / "weights" / "demo"
 CHECKPOINT = "base.checkpoint"
-CODEC = "codec.safetensors"
-MODEL = "model.safetensors"
 SAVE_SECONDS = 120.0
 LINE_SECONDS = 30.0
 
@@ -56,23 +53,16 @@ def base(options: argparse.Namespace) -> int:
     """Train codec and transformer, going on from what is in the work folder."""
     import torch
 
-    for name in (CODEC, MODEL) if options.start else ():
-        if not (options.start / name).exists():
-            raise ValueError(
-                f"There is no {name} in {options.start}. Give the folder into which an earlier `base` run wrote its "
-                f"model and codec."
-            )
+    from bokeh.weights.demo.load import demo_files
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options.work.mkdir(parents=True, exist_ok=True)
     try:
         codec = _codec(options, device)
         average = _transformer(options, codec, device)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint; the codec's few minutes start again.")
         return 130
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name, state in ((CODEC, codec.state_dict()), (MODEL, average)):
-        path = options.out / name
+    for path, state in zip(demo_files(options.out), (average, codec.state_dict()), strict=True):
         _write(path, state)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -80,14 +70,15 @@ def base(options: argparse.Namespace) -> int:
 
 def _codec(options: argparse.Namespace, device: str) -> Any:
     """The image codec to start with, else that in the work folder, made if it is not there."""
-    from bokeh.training.base import load_weights
+    from bokeh.training.base import FROM_FOLDER
     from bokeh.training.decoder import DecoderRecipe, fit_codec, train_decoder
     from bokeh.weights.demo.codec import PatchCodec
+    from bokeh.weights.demo.load import demo_files, load_weights
 
-    kept = (options.start or options.work) / CODEC
-    if kept.exists():
+    _, kept = demo_files(options.start or options.work)
+    if options.start or kept.exists():
         codec = PatchCodec()
-        load_weights(codec, kept)
+        load_weights(codec, kept, again=FROM_FOLDER)
         return codec
     codec = fit_codec(options.seed)
     recipe, said = DecoderRecipe(seed=options.seed), time.monotonic()
@@ -106,13 +97,14 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
 def _transformer(options: argparse.Namespace, codec: Any, device: str) -> dict[str, Any]:
     """The transformer's averaged weights."""
     from bokeh.training.base import BaseRecipe, BaseTrainer
+    from bokeh.weights.demo.load import demo_files
 
-    start = options.start / MODEL if options.start else None
-    digest = hashlib.sha256(start.read_bytes()).hexdigest() if start else ""
-    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed, start=digest)
+    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed)
     trainer = BaseTrainer(codec, recipe, device, options.compile)
-    if start:
-        trainer.start_from(start)
+    if options.start:
+        model, _ = demo_files(options.start)
+        trainer.start_from(model)
+    options.work.mkdir(parents=True, exist_ok=True)
     checkpoint = options.work / CHECKPOINT
     if checkpoint.exists():
         trainer.load(checkpoint)
@@ -150,6 +142,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         name: tensor.to("cpu", torch.float32 if name in exact else torch.float16).contiguous()
         for name, tensor in state.items()
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as unfinished:
         save_file(tensors, unfinished)
 

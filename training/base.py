@@ -7,22 +7,24 @@ to steer, whose only way to act on blur is a bias in every block; it is trained 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..weights.demo import words
 from ..weights.demo.codec import PatchCodec
+from ..weights.demo.load import load_weights
 from ..weights.demo.network import SHIFT, build_flux
 from ..weights.whole import whole_file
 from .recipe import rate_share
 from .scenes import Scenes, tell_blur
+
+FROM_FOLDER = "Give the folder into which an earlier `base` run wrote its model and codec."
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class BaseRecipe:
         empty: share of pictures whose caption is empty, for classifier-free guidance.
         partial: share of the other pictures whose caption loses half of its words.
         told: share of the captions with words for the blur.
-        start: SHA-256 of the file of weights to start from; empty: from chance.
+        start: SHA-256 of the file of weights that was started from (``BaseTrainer.start_from``); empty: from chance.
     """
 
     steps: int = 4400
@@ -96,7 +98,8 @@ class BaseTrainer:
             )
         self.codec, self.recipe, self.device = codec, recipe, device
         self.scenes = Scenes()
-        self.network = build_flux(torch.float32, device).diffusion_model
+        model = build_flux(torch.float32, device)
+        self.network, self._rename = model.diffusion_model, model.model_config.process_unet_state_dict
         initialise(self.network, torch.Generator().manual_seed(recipe.seed))
         self.average = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
         matrices = [p for name, p in self.network.named_parameters() if "_blocks" in name and p.ndim == 2]
@@ -122,11 +125,12 @@ class BaseTrainer:
         """Take the weights of an earlier training from its safetensors file, instead of chance.
 
         Raises:
-            ValueError: for a file that does not hold this network's weights.
-            OSError: for one that cannot be read.
+            DemoError: for a file that is missing or does not hold this network's weights.
         """
-        load_weights(self.network, path)
+        load_weights(self.network, path, self._rename, FROM_FOLDER)
         self.average = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
+        # So that a checkpoint is not gone on with from other weights.
+        self.recipe = replace(self.recipe, start=hashlib.sha256(path.read_bytes()).hexdigest())
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Latents, noise, sigmas, tokens and pooled vectors of a step; the same whenever it is asked for."""
@@ -210,22 +214,6 @@ class BaseTrainer:
         while self.step < self.recipe.steps:
             loss = self.train_step()
             on_step(self.step, loss)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill a part of the demonstration model from the safetensors file of an earlier training.
-
-    Raises:
-        ValueError: for a file that holds something else.
-        OSError: for one that cannot be read.
-    """
-    try:
-        module.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} does not hold the weights of the demonstration model's {type(module).__name__}. Give the folder "
-            f"into which an earlier `base` run wrote its model and codec."
-        ) from error
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:

@@ -59,7 +59,7 @@ def demo_files(folder: Path) -> tuple[Path, Path]:
 
 def _load_codec(folder: Path) -> PatchCodec:
     codec = PatchCodec()
-    _fill(codec, folder / CODEC_FILE)
+    load_weights(codec, folder / CODEC_FILE)
     return codec
 
 
@@ -67,7 +67,7 @@ def _load_model(folder: Path) -> ModelPatcher:
     device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     model = build_flux(_dtype(device), offload_device)
-    _fill(model.diffusion_model, folder / MODEL_FILE, model.model_config.process_unet_state_dict)
+    load_weights(model.diffusion_model, folder / MODEL_FILE, model.model_config.process_unet_state_dict)
     formats = model.latent_format
     formats.latent_rgb_factors, formats.latent_rgb_factors_bias = _preview_colours(_load_codec(folder))
     # A patcher of the old kind among those of a run makes newer hosts make room for ALL its models at once.
@@ -92,19 +92,33 @@ def _preview_colours(codec: PatchCodec) -> tuple[list[list[float]], list[float]]
     return (colours[1:] - colours[0]).tolist(), colours[0].tolist()
 
 
-def _fill(
-    module: nn.Module, path: Path, rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+def load_weights(
+    module: nn.Module,
+    path: Path,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    again: str = _AGAIN,
 ) -> None:
+    """Fill the transformer or the codec from its file.
+
+    Args:
+        module: the transformer (``DemoFlux``'s own network) or a ``PatchCodec``.
+        path: a safetensors file.
+        rename: the host's ``process_unet_state_dict``, for the transformer: newer hosts give some weights another name.
+        again: what to do about a file that is not right.
+
+    Raises:
+        DemoError: for a file that is missing, damaged or holds something else.
+    """
     try:
         state = load_file(path)
     except FileNotFoundError as error:
-        raise DemoError(f"{path}: there is no such file. {_AGAIN}") from error
+        raise DemoError(f"{path}: there is no such file. {again}") from error
     except SafetensorError as error:
-        raise DemoError(f"{path}: is damaged or cut off (it has {path.stat().st_size:,} bytes). {_AGAIN}") from error
+        raise DemoError(f"{path}: is damaged or cut off (it has {path.stat().st_size:,} bytes). {again}") from error
     except OSError as error:
-        raise DemoError(f"{path}: cannot be read ({error}). Expected a readable file. {_AGAIN}") from error
+        raise DemoError(f"{path}: cannot be read ({error}). Expected a readable file. {again}") from error
     try:
         module.load_state_dict(rename(state) if rename else state)
     except RuntimeError as error:
         reason = textwrap.shorten(str(error), 300)
-        raise DemoError(f"{path}: does not fit this version of the pack ({reason}). {_AGAIN}") from error
+        raise DemoError(f"{path}: does not fit this version of the pack ({reason}). {again}") from error
