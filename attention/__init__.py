@@ -1,1 +1,1 @@
-"""All that touches a MODEL: the mathematics, who is who in a batch, and the installation on a host model."""
+"""A MODEL whose rows look at each other: equations, rows, the run, the installation on a host model."""

@@ -8,22 +8,15 @@ import comfy.ldm.flux.model
 import torch
 from comfy.ldm.flux.layers import QKNorm
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP
 
-from ..weights.adapter import Adapter, AdapterError
-from .math import adapt_heads
+from ..host import CLONED
+from ..weights.format import Adapter, AdapterError
+from .equations import adapt_heads
 from .module import AdapterModule, adapter_patcher
 from .rows import Plan
 from .run import Hooks
 
 KEY = "bokeh"
-
-# When the host calls after cloning a model; hosts before several GPUs know only the first.
-_CLONED = [
-    getattr(CallbacksMP, name)
-    for name in ("ON_CLONE", "ON_DEEPCLONE_MULTIGPU", "ON_MATCH_MULTIGPU_CLONES")
-    if hasattr(CallbacksMP, name)
-]
 
 
 def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float = 1.0) -> ModelPatcher:
@@ -52,7 +45,7 @@ def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float =
     hooks = Hooks(plan, patcher.model, settings.bokeh_scale * strength, dtype, places, settings.unfreeze_k)
     for kind, wrapper in hooks.wrappers().items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
-    for kind in _CLONED:
+    for kind in CLONED:
         clone.add_callback_with_key(kind, KEY, _follow)
     return clone
 
@@ -89,7 +82,7 @@ def uninstall(model: ModelPatcher) -> ModelPatcher:
     clone.remove_additional_models(KEY)
     for kind in list(clone.wrappers):
         clone.remove_wrappers_with_key(kind, KEY)
-    for kind in _CLONED:
+    for kind in CLONED:
         clone.remove_callbacks_with_key(kind, KEY)
     for name, patch in list(clone.object_patches.items()):
         if hasattr(patch, "before_bokeh"):

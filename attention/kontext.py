@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..optics.sweep import BLUR_MAX
-from ..weights.adapter import Adapter
+from ..sweep.values import BLUR_MAX
+from ..weights.format import Adapter
 from ..weights.settings import IMAGE_TO_IMAGE
 
 K_MIN = 1.0

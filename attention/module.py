@@ -12,7 +12,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..weights.adapter import Adapter
+from ..host import new_patcher
+from ..weights.format import Adapter
 
 # The host's layers that cast their weights to the input's dtype and device, so that offloading works.
 _ops = comfy.ops.manual_cast
@@ -53,7 +54,7 @@ class AdapterModule(nn.Module):
         self.blocks = nn.ModuleList(BlockAdapter(tensors, f"blocks.{number}.", dtype) for number in settings.blocks)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
-        """The weights under the canonical names of ``weights/adapter.py``."""
+        """The weights under the canonical names of ``weights/format.py``."""
         weights = {f"embedding.{name}": weight for name, weight in self.embedding.named_parameters()}
         for number, block in zip(self.numbers, self.blocks, strict=True):
             for name, weight in block.named_parameters():
@@ -86,16 +87,7 @@ def adapter_patcher(adapter: Adapter, dtype: torch.dtype) -> ModelPatcher:
 
 
 def _new_patcher(adapter: Adapter, dtype: torch.dtype) -> ModelPatcher:
-    # A patcher of the old kind among those of a run makes newer hosts make room for ALL its models at once.
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    patcher = kind(
-        AdapterModule(adapter, dtype),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-    # From this, newer hosts make a second copy for a second GPU.
-    patcher.cached_patcher_init = (_new_patcher, (adapter, dtype))
-    return patcher
+    return new_patcher(_new_patcher, adapter, dtype, module=AdapterModule(adapter, dtype))
 
 
 def _projection(tensors: Mapping[str, Tensor], prefix: str, dtype: torch.dtype) -> nn.Module:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..optics.sweep import nearest
+from ..sweep.values import nearest
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .math import NO_ANNOTATION, Grounding, add, annotation, grounded_attention
+from .equations import NO_ANNOTATION, Grounding, add, annotation, grounded_attention
 from .module import AdapterModule
 from .noise import SharedNoise
 from .rows import Plan, Rows, Trajectory, arrange, expand, grounding_steps

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..attention.install import install
 from ..attention.kontext import in_range, reference_holds_scene
 from ..attention.rows import Pivot, Plan, Trajectory
-from ..optics.sweep import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
+from ..sweep.values import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
 from .latent import repeat_scene
 from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input, validation
 

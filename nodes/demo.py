@@ -6,8 +6,8 @@ from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..weights.demo import FOLDER
-from ..weights.demo.load import demo_files, load_demo
+from ..demo import FOLDER
+from ..demo.load import demo_files, load_demo
 from .schema import schema
 
 # Nodes under which a sentence stands, by id: one that no longer holds is replaced.

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..attention.invert import Inversion, invert
-from ..optics.measures import psnr
+from ..sweep.measures import psnr
 from .blur import TRAJECTORY
 from .schema import schema
 

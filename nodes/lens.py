@@ -20,7 +20,7 @@ from ..optics.lens import (
     sensor_width_from_35mm,
     sensor_width_of,
 )
-from ..optics.sweep import BLUR_MAX, Sweep
+from ..sweep.values import BLUR_MAX, Sweep
 from .schema import SWEEP, blur_slider, schema, validation
 
 _NO_PHOTO = "no photo"

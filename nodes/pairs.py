@@ -11,8 +11,8 @@ import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..optics.sheet import contact_sheet
-from ..optics.sweep import format_value
+from ..sweep.sheet import contact_sheet
+from ..sweep.values import format_value
 from ..training.folders import MANIFEST_NAME, ScanOptions, scan_folder
 from ..training.manifest import check_rows, read_manifest
 from ..training.pairs import STEP, ManifestPairs

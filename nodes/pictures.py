@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..optics.colour import match_colors
-from ..optics.sheet import contact_sheet
-from ..optics.sweep import Sweep
+from ..sweep.colour import match_colors
+from ..sweep.sheet import contact_sheet
+from ..sweep.values import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 

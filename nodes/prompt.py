@@ -7,8 +7,8 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..attention.kontext import K_MIN, at_least
-from ..attention.text import DEFAULT_TEMPLATE, encode_rows, fill
-from ..optics.sweep import Sweep
+from ..sweep.prompts import DEFAULT_TEMPLATE, encode_rows, fill
+from ..sweep.values import Sweep
 from .schema import SWEEP, blur_slider, schema, validation
 
 

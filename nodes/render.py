@@ -11,7 +11,7 @@ from torch import Tensor
 from ..optics.defocus import disc_radius
 from ..optics.depth import disparity_of, focus_at, focus_in
 from ..optics.render import BLADES, render_depth
-from ..optics.sweep import Sweep, format_value, parse_blurs
+from ..sweep.values import Sweep, format_value, parse_blurs
 from .schema import SWEEP, schema, validation
 
 _POINT, _VALUE = "point", "value"

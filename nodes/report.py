@@ -6,9 +6,9 @@ import comfy.model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..optics.figure import draw
-from ..optics.report import measure_pictures, measure_sweep
-from ..optics.sweep import Sweep
+from ..sweep.figure import draw
+from ..sweep.report import measure_pictures, measure_sweep
+from ..sweep.values import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 

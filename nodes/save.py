@@ -10,8 +10,8 @@ from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
-from ..optics.export import checked_prefix, explained, find_seed, save_sweep
-from ..optics.sweep import Sweep
+from ..sweep.export import checked_prefix, explained, find_seed, save_sweep
+from ..sweep.values import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema, validation
 
 

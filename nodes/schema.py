@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from comfy_api.latest import io
 
+from ..host import make_findable
+
 ADAPTER = io.Custom("BOKEH_ADAPTER")
 PAIRS = io.Custom("BOKEH_PAIRS")
 PIVOT = io.Custom("BOKEH_PIVOT")
@@ -20,9 +22,7 @@ _SEARCH_WORDS = ("bokeh", "depth of field", "aperture", "defocus", "blur", "f-st
 def schema(*search_words: str, **fields) -> io.Schema:
     """An ``io.Schema`` of this pack: category bokeh, findable under the field's words and ``search_words``."""
     made = io.Schema(category="bokeh", **fields)
-    # A keyword of the constructor on newer hosts only; as an attribute older hosts ignore it.
-    made.search_aliases = [*search_words, *_SEARCH_WORDS]
-    return made
+    return make_findable(made, [*search_words, *_SEARCH_WORDS])
 
 
 def blur_slider(id: str, tooltip: str, default: float = 15.0) -> io.Float.Input:

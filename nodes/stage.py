@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..attention.stage_hooks import install_stages
-from ..attention.stage_prompts import stage_prompt
-from ..attention.stages import ALPHA_MAX
-from ..optics.sweep import Scale, Sweep, parse_values
+from ..stages.hooks import install_stages
+from ..stages.mixing import ALPHA_MAX
+from ..stages.prompts import stage_prompt
+from ..sweep.values import Scale, Sweep, parse_values
 from .latent import repeat_scene
 from .schema import SWEEP, schema, validation
 

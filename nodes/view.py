@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..optics.sweep import Sweep
+from ..sweep.values import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 

@@ -1,1 +1,1 @@
-"""The camera side: sweeps and their labels, colour transfer, contact sheets. No host import."""
+"""The camera: lens, EXIF, depth, defocus, depth renderer. No host import."""

@@ -37,8 +37,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..sweep.values import BLUR_MAX, BLUR_MIN
 from .defocus import DISPLAY_GAMMA, Aperture, disc_radius, soft_disc
-from .sweep import BLUR_MAX, BLUR_MIN
 
 BLADES = (0, 5, 6, 7, 8, 9)
 # Pixels of a tile: on a CPU those that a thread works on should stay in its cache, on a GPU every kernel should have

@@ -19,13 +19,15 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DATA = CHECKOUT / "tests" / "data"
-LAYERS = ("attention", "nodes", "optics", "training", "weights")
+LAYERS = ("attention", "demo", "nodes", "optics", "stages", "sweep", "tools/demo", "training", "weights")
 
 
 def _load_host() -> None:
     host = os.environ.get("COMFYUI_PATH")
     if not host or not Path(host, "main.py").is_file():
         pytest.exit(f"COMFYUI_PATH is {host!r}, expected a folder with ComfyUI. Run: python tools/test.py", 2)
+    # `python -m pytest` puts the checkout there, whose folders hide tools/sweep.py and the host's nodes.py.
+    sys.path[:] = [path for path in sys.path if Path(path or os.curdir).resolve() != CHECKOUT]
     sys.path.insert(0, host)
     sys.path.insert(0, str(CHECKOUT / "tests" / "support"))
     import torch
@@ -51,10 +53,9 @@ def _load_pack() -> None:
     assert asyncio.run(nodes.load_custom_node(str(CHECKOUT))), "the host did not accept the pack"
     package = str(CHECKOUT).replace(".", "_x_")
     for layer in LAYERS:
-        if (CHECKOUT / layer).is_dir():
-            module = importlib.import_module(f"{package}.{layer}")
-            for found in pkgutil.iter_modules(module.__path__):
-                importlib.import_module(f"{package}.{layer}.{found.name}")
+        for found in pkgutil.iter_modules([str(CHECKOUT / layer)]):
+            if found.name != "__main__":
+                importlib.import_module(f"{package}.{layer.replace('/', '.')}.{found.name}")
     for name, module in list(sys.modules.items()):
         if name == package or name.startswith(f"{package}."):
             sys.modules["bokeh" + name[len(package) :]] = module
@@ -89,7 +90,7 @@ def adapter():
     """A random adapter for that model, strong enough to change pictures visibly."""
     from adapters import official_tensors
 
-    from bokeh.weights.adapter import build_adapter
+    from bokeh.weights.format import build_adapter
 
     return build_adapter(official_tensors(32, [0, 1, 2, 3, 4]), None, "random adapter")
 

@@ -26,7 +26,7 @@ def main() -> int:
     """Run inside the host's environment; outside it, set that up and start again there."""
     if os.environ.get(INSIDE):
         return measure()
-    from inside import run_inside
+    from setup.inside import run_inside
 
     return run_inside(__file__, sys.argv[1:], INSIDE)
 
@@ -106,9 +106,9 @@ def report_of_200_levels() -> None:
     """The whole report, measures and figure, on 200 pictures of 512 x 512 with a mask."""
     import torch
 
-    from bokeh.optics.figure import draw
-    from bokeh.optics.report import measure_sweep
-    from bokeh.optics.sweep import Sweep
+    from bokeh.sweep.figure import draw
+    from bokeh.sweep.report import measure_sweep
+    from bokeh.sweep.values import Sweep
 
     images = torch.rand(8, 512, 512, 3).repeat(25, 1, 1, 1)
     mask = torch.zeros(1, 512, 512)
@@ -170,8 +170,8 @@ def stages(options: argparse.Namespace) -> None:
     from flux import sample
     from unet import CONTEXT, build_unet
 
-    from bokeh.attention.stage_hooks import install_stages
-    from bokeh.attention.stage_prompts import stage_prompt
+    from bokeh.stages.hooks import install_stages
+    from bokeh.stages.prompts import stage_prompt
 
     model = build_unet(model_channels=320)
     plain, local = ([[torch.randn(1, 77, CONTEXT), {}]] for _ in range(2))
@@ -229,7 +229,7 @@ def compare(title: str, sizes: dict, rank: int, dtype, size: int, text: int, opt
 
     from bokeh.attention.install import install
     from bokeh.attention.rows import Pivot, Plan
-    from bokeh.weights.adapter import build_adapter
+    from bokeh.weights.format import build_adapter
 
     model = build_flux(sizes, dtype=dtype)
     width = sizes["attention_head_dim"] * sizes["num_attention_heads"]

@@ -12,9 +12,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from setup.inside import load_pack, run_inside
+
 INSIDE = "COMFYUI_BOKEH_PAIRS"
 
 
@@ -23,23 +23,13 @@ def main(arguments: list[str]) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not (os.environ.get(INSIDE) or all(map(importlib.util.find_spec, ("numpy", "PIL")))):
-        return _run_inside(arguments)
+        return run_inside(__file__, arguments, INSIDE)
     load_pack()
     try:
         return options.command(options)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-
-
-def load_pack() -> ModuleType:
-    """The checkout as the package ``bokeh``, whatever its folder is called."""
-    spec = importlib.util.spec_from_file_location(
-        "bokeh", CHECKOUT / "__init__.py", submodule_search_locations=[str(CHECKOUT)]
-    )
-    package = sys.modules["bokeh"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
-    return package
 
 
 def make(options: argparse.Namespace) -> int:
@@ -122,12 +112,6 @@ def _progress() -> Callable[[int, int], None] | None:
         print(f"\rchecked {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show
-
-
-def _run_inside(arguments: list[str]) -> int:
-    from inside import run_inside
-
-    return run_inside(__file__, arguments, INSIDE)
 
 
 def _parser() -> argparse.ArgumentParser:

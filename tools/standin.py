@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from steps import write_atomically
+from setup.environment import write_atomically
 from torch import Tensor, nn
 
 SEED = 20250311

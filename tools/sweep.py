@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from host import CHECKOUT, Host, cache_folder, ensure_host
-from host_client import Graph, HostClient, HostError, Progress
-from host_process import HostProcess, accelerator, free_port, write_model_paths
-from steps import SetupError, StatusLine, run_logged
+from setup.client import Graph, HostClient, HostError, Progress
+from setup.environment import SetupError, StatusLine, run_logged
+from setup.host import CHECKOUT, Host, cache_folder, ensure_host
+from setup.server import HostProcess, accelerator, free_port, write_model_paths
 
 DEFAULT_PORT = 8188
 WORKFLOWS = CHECKOUT / "workflows" / "api"

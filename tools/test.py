@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 
-from browser import find_chromium
-from host import CHECKOUT, ensure_host
-from steps import SetupError, clean_environment
+from setup.browser import find_chromium
+from setup.environment import SetupError, clean_environment
+from setup.host import CHECKOUT, ensure_host
 
 
 def main(arguments: list[str]) -> int:

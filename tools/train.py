@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pairs import load_pack
+from setup.inside import load_pack
 
 if TYPE_CHECKING:
     from bokeh.training.session import Parts
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     """Run inside the host's environment; outside it, set that up and start again there."""
     if os.environ.get(INSIDE) or "WORLD_SIZE" in os.environ:
         return train(arguments)
-    from inside import run_inside
+    from setup.inside import run_inside
 
     return run_inside(__file__, arguments, INSIDE)
 
@@ -95,7 +95,7 @@ def load_models(options: argparse.Namespace) -> Parts:
     from bokeh.training.session import Parts
 
     if options.demo:
-        from bokeh.weights.demo.load import load_demo
+        from bokeh.demo.load import load_demo
 
         demo = load_demo(options.demo)
         return Parts(demo.model, demo.clip, demo.vae)
@@ -150,8 +150,8 @@ class _Log:
     def _write(self, picture: Any) -> None:
         from PIL import Image
 
+        from bokeh.files import whole_file
         from bokeh.training.session import PREVIEW
-        from bokeh.weights.whole import whole_file
 
         with whole_file(self._options.out / PREVIEW) as unfinished:
             Image.fromarray((255 * picture[0]).round().byte().numpy()).save(unfinished, "PNG")
@@ -176,7 +176,7 @@ def _parser(recipe: type) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoint, best adapter, picture")
     parser.add_argument("--steps", type=int, default=1000, help="in all; default: 1000")
     models = parser.add_argument_group("model")
-    demo = Path(__file__).resolve().parent.parent / "weights" / "demo"
+    demo = Path(__file__).resolve().parent.parent / "demo"
     models.add_argument(
         "--demo",
         type=Path,

@@ -1,1 +1,1 @@
-"""Blur pairs to learn from, and the trainer that makes an adapter of them."""
+"""Pairs to learn from, and the trainer that makes an adapter of them."""

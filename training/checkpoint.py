@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import whole_file
 from ..weights.files import write_failure
-from ..weights.whole import whole_file
 
 FORMAT = "comfyui-bokeh-training"
 FORMAT_VERSION = 1

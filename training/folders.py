@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ..optics.exif import read_exif
 from ..optics.lens import blur_of, sensor_width_from_35mm
-from ..optics.sweep import BLUR_MAX
+from ..sweep.values import BLUR_MAX
 from .depth_files import ARRAY_ENDINGS
 
 MANIFEST_NAME = "manifest.jsonl"

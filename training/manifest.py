@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..weights.whole import whole_file
+from ..files import whole_file
 from .rows import Row, RowCheck
 
 

@@ -21,11 +21,12 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..attention.equations import Grounding
 from ..attention.install import adapt, block_places, compute_dtype
-from ..attention.math import Grounding
 from ..attention.module import AdapterModule
 from ..attention.run import CALL, Call, attend, row_index
-from ..weights.adapter import Adapter
+from ..host import training
+from ..weights.format import Adapter
 
 
 class Network:
@@ -144,11 +145,7 @@ def gradients() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        # Newer hosts then leave out kernels that have no gradient.
-        before = getattr(comfy.model_management, "in_training", None)
-        if before is not None:
-            comfy.model_management.in_training = True
-            stack.callback(setattr, comfy.model_management, "in_training", before)
+        stack.enter_context(training())
         yield
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..optics.render import render_depth
-from ..optics.sweep import BLUR_MAX
+from ..sweep.values import BLUR_MAX
 from .pictures import Pictures
 from .rows import DepthMap, Row, open_picture
 

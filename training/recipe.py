@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..attention.math import NO_ANNOTATION, annotation
+from ..attention.equations import NO_ANNOTATION, annotation
 from .pictures import Source
 
 

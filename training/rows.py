@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..optics.sweep import BLUR_MAX, BLUR_MIN
+from ..sweep.values import BLUR_MAX, BLUR_MIN
 from .depth_files import DepthError, read_depth, read_mask, to_disparity
 
 # How far a disparity that counts as in focus may be from the focus: a disc of 1.5 px radius at most, at 512 px.

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..attention.install import install
 from ..attention.rows import Pivot, Plan
-from ..optics.sheet import contact_sheet
-from ..optics.sweep import format_value
-from ..weights.adapter import Adapter
+from ..sweep.sheet import contact_sheet
+from ..sweep.values import format_value
+from ..weights.format import Adapter
 from .curve import draw_losses
 from .pictures import Dataset
 from .processes import Alone

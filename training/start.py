@@ -7,7 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..attention.install import block_names, flux_network
-from ..weights.adapter import Adapter, build_adapter
+from ..weights.format import Adapter, build_adapter
 from ..weights.settings import TEXT_TO_IMAGE
 from .recipe import Recipe
 

@@ -13,8 +13,8 @@ from comfy.model_management import InterruptProcessingException, throw_exception
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..weights.adapter import Adapter
 from ..weights.files import write_adapter
+from ..weights.format import Adapter
 from .checkpoint import TrainingError, check_same, fingerprint, load_checkpoint, save_checkpoint
 from .network import Network, gradients
 from .pictures import Source

@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .adapter import Adapter, AdapterError, build_adapter, is_finite
+from ..files import whole_file
+from .format import Adapter, AdapterError, build_adapter, is_finite
 from .settings import SETTING_KEYS
-from .whole import whole_file
 
 FORMAT = "comfyui-bokeh-adapter"
 FORMAT_VERSION = "1"

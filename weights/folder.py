@@ -8,8 +8,8 @@ from pathlib import Path
 
 import folder_paths
 
-from .demo import ADAPTER_FILE
-from .demo import FOLDER as DEMO_FOLDER
+from ..demo import ADAPTER_FILE
+from ..demo import FOLDER as DEMO_FOLDER
 from .settings import AdapterError
 
 MODEL_FOLDER = "bokeh_adapters"

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import flush_to_disk
 from .files import DISK_FULL, read_adapter, write_failure
 from .folder import DOWNLOAD, PUBLIC_ADAPTERS, PublicAdapter, adapter_folders, find_adapter
 from .settings import AdapterError
-from .whole import flush_to_disk
 
 if TYPE_CHECKING:
     from huggingface_hub.file_download import HfFileMetadata

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from bokeh.demo.codec import PatchCodec
+from bokeh.demo.load import demo_files
+from bokeh.demo.network import build_flux
 from bokeh.training.scenes import Scenes
-from bokeh.weights.demo.codec import PatchCodec
-from bokeh.weights.demo.load import demo_files
-from bokeh.weights.demo.network import build_flux
 
 
 def write_demo(folder: Path) -> Path:

@@ -13,10 +13,10 @@ from typing import Any
 # At the end, so that the host's own modules keep their names in the tests' process.
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 
-from browser import find_chromium
-from host_client import Graph, HostClient, HostError, Picture, Progress
-from host_process import HostProcess
-from steps import SetupError
+from setup.browser import find_chromium
+from setup.client import Graph, HostClient, HostError, Picture, Progress
+from setup.environment import SetupError
+from setup.server import HostProcess
 
 __all__ = ["Graph", "HostClient", "HostError", "HostServer", "Picture", "Progress", "SetupError", "find_chromium"]
 

@@ -1,0 +1,119 @@
+"""Loading the demonstration model: MODEL, CLIP and VAE by the host's own classes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..host import new_patcher
+from . import FOLDER
+from .clip import demo_clip
+from .codec import CHANNELS, PatchCodec
+from .network import DemoFlux, build_flux
+from .vae import DemoVAE
+
+MODEL_FILE = "model.safetensors"
+CODEC_FILE = "codec.safetensors"
+_AGAIN = "It comes with the Bokeh pack: install the pack again, or restore the file in its folder."
+
+
+class DemoError(ValueError):
+    """What is wrong with a file of the demonstration model: what came, what was expected, what to do."""
+
+
+class Demo(NamedTuple):
+    """What the standard nodes take."""
+
+    model: ModelPatcher
+    clip: comfy.sd.CLIP
+    vae: DemoVAE
+
+
+def load_demo(folder: Path = FOLDER, report: Callable[[str], None] | None = None) -> Demo:
+    """The demonstration model from the files in ``folder``.
+
+    Args:
+        folder: holds model.safetensors (the transformer's own tensor names) and codec.safetensors.
+        report: called for every text that is encoded, with a sentence on the words that were left out, or "".
+
+    Raises:
+        DemoError: for a file that is missing, damaged or not of this version of the pack.
+    """
+    return Demo(_load_model(folder), demo_clip(report), DemoVAE(_load_codec(folder)))
+
+
+def demo_files(folder: Path) -> tuple[Path, Path]:
+    """The files that `load_demo` reads."""
+    return folder / MODEL_FILE, folder / CODEC_FILE
+
+
+def _load_codec(folder: Path) -> PatchCodec:
+    codec = PatchCodec()
+    load_weights(codec, folder / CODEC_FILE)
+    return codec
+
+
+def _load_model(folder: Path) -> ModelPatcher:
+    device = comfy.model_management.get_torch_device()
+    model = build_flux(_dtype(device), comfy.model_management.unet_offload_device())
+    load_weights(model.diffusion_model, folder / MODEL_FILE, model.model_config.process_unet_state_dict)
+    formats = model.latent_format
+    formats.latent_rgb_factors, formats.latent_rgb_factors_bias = _preview_colours(_load_codec(folder))
+    return new_patcher(_load_model, folder, module=model.eval())
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    """What the host would compute in. Weights are kept in it too: at this size, casting saves nothing."""
+    supported = DemoFlux.supported_inference_dtypes
+    dtype = comfy.model_management.unet_dtype(device, supported_dtypes=supported)
+    return comfy.model_management.unet_manual_cast(dtype, device, supported) or dtype
+
+
+def _preview_colours(codec: PatchCodec) -> tuple[list[list[float]], list[float]]:
+    """Mean colour in -1..1 that each channel adds to a patch, and that of a latent of zeros: the live preview."""
+    units = torch.cat([torch.zeros(1, CHANNELS), torch.eye(CHANNELS)])
+    colours = codec.decode_patches(units[:, :, None, None]).mean((2, 3))
+    return (colours[1:] - colours[0]).tolist(), colours[0].tolist()
+
+
+def load_weights(
+    module: nn.Module,
+    path: Path,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    again: str = _AGAIN,
+) -> None:
+    """Fill the transformer or the codec from its file.
+
+    Args:
+        module: the transformer (``DemoFlux``'s own network) or a ``PatchCodec``.
+        path: a safetensors file.
+        rename: the host's ``process_unet_state_dict``, for the transformer: newer hosts give some weights another name.
+        again: what to do about a file that is not right.
+
+    Raises:
+        DemoError: for a file that is missing, damaged or holds something else.
+    """
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise DemoError(f"{path}: there is no such file. {again}") from error
+    except SafetensorError as error:
+        raise DemoError(f"{path}: is damaged or cut off (it has {path.stat().st_size:,} bytes). {again}") from error
+    except OSError as error:
+        raise DemoError(f"{path}: cannot be read ({error}). Expected a readable file. {again}") from error
+    try:
+        module.load_state_dict(rename(state) if rename else state)
+    except RuntimeError as error:
+        reason = textwrap.shorten(str(error), 300)
+        raise DemoError(f"{path}: does not fit this version of the pack ({reason}). {again}") from error

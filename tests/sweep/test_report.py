@@ -1,0 +1,326 @@
+"""The report of a sweep: its numbers are those of the measures, its text and figure hold for odd sweeps."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+import torchvision
+from flux import run_node
+
+from bokeh.sweep import measures
+from bokeh.sweep.figure import draw
+from bokeh.sweep.report import measure_pictures, measure_sweep
+from bokeh.sweep.values import Sweep
+
+LEVELS = (0.0, 10.0, 20.0, 30.0)
+SWEEP = Sweep(LEVELS, pivot=10.0)
+
+
+def pictures(count: int = 4, height: int = 96, width: int = 128) -> torch.Tensor:
+    """Noise, smoother from picture to picture in its right half."""
+    sharp = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+    images = []
+    for i in range(count):
+        size = 2 * (i % 8) + 1
+        soft = torch.nn.functional.avg_pool2d(sharp, size, stride=1, padding=size // 2, count_include_pad=False)
+        images.append(torch.cat([sharp[..., : width // 2], soft[..., width // 2 :]], -1))
+    return torch.cat(images).movedim(1, -1)
+
+
+def left_half(height: int = 96, width: int = 128) -> torch.Tensor:
+    mask = torch.zeros(height, width)
+    mask[:, : width // 2] = 1
+    return mask
+
+
+@pytest.fixture(autouse=True)
+def empty_hub(tmp_path, monkeypatch):
+    """No weights for LPIPS, whatever the machine has."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+
+
+def test_the_numbers_are_those_of_the_measures():
+    images = pictures()
+    report = measure_sweep(images, SWEEP, left_half())
+    assert [area.area for area in report.areas] == ["picture", "subject", "background"]
+    background = measures.background_area(left_half(), images)
+    for area, mask in zip(report.areas, (None, left_half(), background), strict=True):
+        assert area.laplacian == pytest.approx(measures.laplacian_variance(images, mask).tolist())
+        assert area.brenner == pytest.approx(measures.brenner(images, mask).tolist())
+    assert report.lvcorr == pytest.approx(measures.lvcorr(LEVELS, images, left_half()))
+    assert report.areas[0].lvcorr_rank == pytest.approx(measures.lvcorr(LEVELS, images, method="rank"))
+    assert report.areas[2].monotonicity == 1
+    alignment = measures.alignment(images, images[1]).tolist()
+    assert report.alignment == pytest.approx(alignment)
+    assert report.consistency == pytest.approx((alignment[0] + alignment[2] + alignment[3]) / 3)
+    assert report.ms_ssim == pytest.approx(measures.ms_ssim(images, images[1]).tolist())
+    assert report.psnr[1] is None
+    assert report.psnr[3] == pytest.approx(measures.psnr(images, images[1])[3].item())
+
+
+def test_pictures_measured_in_parts_give_the_same_numbers(monkeypatch):
+    images = pictures()
+    masks = torch.stack([left_half().roll(4 * i, 1) for i in range(4)])
+    whole = measure_sweep(images, SWEEP, masks)
+    monkeypatch.setitem(measure_sweep.__globals__, "PIXELS_AT_ONCE", 3 * 96 * 128)
+    parts = measure_sweep(images, SWEEP, masks)
+    for one, other in zip(whole.areas, parts.areas, strict=True):
+        assert one.laplacian == pytest.approx(other.laplacian)
+    assert whole.alignment == pytest.approx(parts.alignment)
+
+
+def test_without_a_mask_the_whole_picture_counts():
+    report = measure_sweep(pictures(), SWEEP)
+    assert [area.area for area in report.areas] == ["picture"]
+    assert report.lvcorr == pytest.approx(measures.lvcorr(LEVELS, pictures()))
+
+
+def test_markdown_has_a_row_for_every_level():
+    report = measure_sweep(pictures(), SWEEP, left_half())
+    text = report.markdown()
+    assert f"**LVCorr {report.lvcorr:.3f}** (background)" in text
+    assert f"**Consistency {report.consistency:.3f}**: mean alignment with blur 10" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables]
+    assert [row[0] for row in rows] == [
+        "area",
+        "---",
+        "picture",
+        "background",
+        "blur",
+        "---:",
+        "0",
+        "10 (pivot)",
+        "20",
+        "30",
+    ]
+    levels = rows[4:]
+    assert {len(row) for row in levels} == {10}
+    assert levels[3][7:] == ["1.000", "1.000", "equal"]
+    assert "- LPIPS is left out: its weights" in text
+
+
+def test_lpips_is_reported_where_its_network_is_at_hand(tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    images = pictures()
+    report = measure_sweep(images, SWEEP)
+    network, _ = measures.lpips_network()
+    assert report.lpips == pytest.approx(measures.lpips(images, images[1], network).tolist())
+    assert report.notes == ()
+    assert "| LPIPS |" in report.markdown()
+    assert not torch.equal(draw(report, images), draw(dataclasses.replace(report, lpips=None), images))
+
+
+def test_one_level_is_said_and_not_a_number():
+    images = pictures(1)
+    report = measure_sweep(images, Sweep((7.0,), pivot=7.0))
+    assert report.lvcorr is None
+    assert report.consistency is None
+    assert report.notes[0] == "One picture only: LVCorr and consistency need at least two levels."
+    check_text_and_figure(report, images)
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 0.5])
+def test_equal_pictures_are_said_and_not_a_number(value):
+    images = pictures()[:1].expand(4, -1, -1, -1) if value is None else torch.full((4, 96, 128, 3), value)
+    report = measure_sweep(images, SWEEP)
+    assert report.lvcorr is None
+    assert report.consistency == pytest.approx(1)
+    assert report.notes[0] == "All pictures are equally sharp (picture), so LVCorr is not defined."
+    check_text_and_figure(report, images)
+
+
+def test_equal_requests_are_said_and_not_a_number():
+    images = pictures()
+    report = measure_sweep(images, Sweep((5.0,) * 4))
+    assert report.lvcorr is None
+    assert report.areas[0].monotonicity is None
+    assert report.notes[0] == "All pictures have the same blur, so LVCorr is not defined."
+    check_text_and_figure(report, images)
+
+
+def check_text_and_figure(report, images) -> None:
+    assert not re.search(r"\b(nan|inf|None)\b", report.markdown())
+    figure = draw(report, images)
+    assert figure.isfinite().all()
+    assert figure.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("sweep", "size"),
+    [
+        (Sweep((0.0, 1.0, 30.0), pivot=15.0), (96, 40)),
+        (Sweep((30.0, 0.0, 0.0, 12.5), pivot=0.0), (40, 160)),
+        (Sweep((0.0, 0.25, 1.0), name="alpha"), (64, 64)),
+        (Sweep(tuple(i * 30 / 199 for i in range(200)), pivot=15.0), (32, 32)),
+    ],
+)
+def test_the_figure_holds_for_odd_sweeps(sweep, size):
+    images = pictures(len(sweep), *size)
+    figure = draw(measure_sweep(images, sweep), images)
+    assert figure.shape[0] == 1
+    assert figure.shape[2:] == (1200, 3)
+    assert figure.dtype == torch.float32
+    assert figure.min() >= 0
+    assert figure.max() == 1
+    margin = torch.cat([figure[:, :6].flatten(), figure[:, -6:].flatten(), figure[:, :, :6].flatten()])
+    assert margin.min() == 1, "something is drawn over the edge"
+
+
+def test_thumbnails_stand_apart_and_the_pivot_is_among_them():
+    images = torch.zeros(40, 32, 32, 3)
+    images[..., 0] = torch.linspace(0.2, 0.6, 40)[:, None, None]
+    images[..., 2] = 0.9
+    sweep = Sweep(tuple(float(i) ** 2 for i in range(40)), pivot=17.0**2, name="alpha")
+    figure = draw(measure_sweep(images, sweep), images)[0]
+    # Along a line through the thumbnails each shows as one run of its own colour.
+    blue = (figure[..., 2] - 0.9).abs() < 0.01
+    blue &= (figure[..., 1] < 0.01) & (figure[..., 0] > 0.19)
+    line = figure[blue.sum(1).argmax()]
+    runs = torch.unique_consecutive((line * 255).round()[:, 0][blue[blue.sum(1).argmax()]])
+    assert len(runs) == 9
+    assert (runs.diff() > 0).all()
+    pivot = (images[17, 0, 0, 0] * 255).round()
+    assert (runs - pivot).abs().min() <= 1
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    import matplotlib
+    from matplotlib import _pylab_helpers
+
+    before = dict(matplotlib.rcParams)
+    images = pictures()
+    first = draw(measure_sweep(images, SWEEP), images)
+    assert dict(matplotlib.rcParams) == before
+    assert not _pylab_helpers.Gcf.figs
+    assert torch.equal(first, draw(measure_sweep(images, SWEEP), images))
+
+
+def test_progress_counts_every_picture_and_can_stop():
+    seen = []
+    measure_sweep(pictures(), SWEEP, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    def stop(done, total):
+        raise InterruptedError(f"{done} of {total}")
+
+    with pytest.raises(InterruptedError, match=r"^1 of 4$"):
+        measure_sweep(pictures(), SWEEP, progress=stop)
+
+
+def assert_refused(call, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+def test_bad_input_is_named():
+    images = pictures()
+    mismatch = (
+        "There are 3 pictures, but the sweep has 4 values. Connect the pictures that were sampled with this very "
+        "sweep, all of them and in their order."
+    )
+    assert_refused(lambda: measure_sweep(images[:3], SWEEP), mismatch)
+    report = measure_sweep(images, SWEEP)
+    assert_refused(lambda: draw(report, images[:3]), mismatch)
+    assert_refused(
+        lambda: measure_sweep(images, SWEEP, torch.zeros(1, 64, 64)),
+        "The mask is 64 x 64 px, but the pictures are 128 x 96 px. Scale the mask to the pictures' size; a picture "
+        "loaded without transparency gives an empty mask of 64 x 64 px.",
+    )
+
+
+# Against the plain model's picture
+
+
+def plain_picture() -> torch.Tensor:
+    return 0.25 + 0.5 * pictures(1)
+
+
+def test_sharpness_is_set_against_the_plain_picture_in_each_area():
+    images, plain = pictures(), plain_picture()
+    report = measure_sweep(images, SWEEP, left_half(), plain=plain)
+    whole, subject, background = report.areas
+    assert whole.plain is None
+    assert report.focused is subject
+    # Half the contrast is a quarter of the variance and of the squared gradient.
+    assert report.gains(subject) == pytest.approx((4.0, 4.0), rel=1e-3)
+    laplacian, brenner = background.ratios
+    area = measures.background_area(left_half(), images)
+    expected = measures.laplacian_variance(images, area) / measures.laplacian_variance(plain, area)
+    assert laplacian == pytest.approx(expected.tolist())
+    assert brenner == pytest.approx((measures.brenner(images, area) / measures.brenner(plain, area)).tolist())
+    assert report.gains(background)[0] == pytest.approx(expected.mean().item())
+    text = report.markdown()
+    mean = f"x{expected.mean():.2f}"
+    gains = f"subject Laplacian x4.00, Brenner x4.00; background Laplacian {mean}"
+    assert f"**Sharpness over the plain picture**, mean: {gains}" in text
+    assert "subject Laplacian x4.00, Brenner x4.00" in report.headline()
+    assert "| Laplacian over plain, background | Brenner over plain, background |" in text
+    assert "over plain, picture" not in text
+    # The sweep's own measures are as they were.
+    assert report.lvcorr == measure_sweep(images, SWEEP, left_half()).lvcorr
+
+
+def test_pictures_of_no_sweep_are_held_against_the_plain_one():
+    images, plain = pictures(2), plain_picture()
+    report, together = measure_pictures(images, plain, left_half()[None].expand(2, -1, -1))
+    assert torch.equal(together, torch.cat((plain, images)))
+    assert report.gains(report.focused) == pytest.approx((4.0, 4.0), rel=1e-3)
+    assert report.lvcorr is None
+    assert report.notes[0] == "The pictures are no sweep, so LVCorr is not defined."
+    alignment = measures.alignment(together, plain[0]).tolist()
+    assert report.consistency == pytest.approx((alignment[1] + alignment[2]) / 2)
+    assert "mean alignment with plain" in report.markdown()
+    check_text_and_figure(report, together)
+    without_mask, _ = measure_pictures(images[:1], plain)
+    assert without_mask.focused.area == "picture"
+    assert without_mask.gains(without_mask.focused) == pytest.approx((4.0, 4.0), rel=1e-3)
+
+
+def test_a_flat_plain_picture_is_said_and_not_a_number():
+    images = pictures()
+    report = measure_sweep(images, SWEEP, left_half(), plain=torch.full((1, 96, 128, 3), 0.5))
+    assert report.gains(report.focused) == (None, None)
+    assert "subject Laplacian not defined, Brenner not defined" in report.markdown()
+    check_text_and_figure(report, images)
+
+
+def test_a_plain_picture_that_does_not_fit_is_named():
+    images = pictures()
+    assert_refused(
+        lambda: measure_sweep(images, SWEEP, plain=images[:2]),
+        "There are 2 plain pictures, expected one: the picture of the same seed and size without Bokeh Stage or a blur "
+        "adapter. ImageFromBatch picks one out of a batch.",
+    )
+    assert_refused(
+        lambda: measure_pictures(images, torch.zeros(1, 64, 64, 3)),
+        "The plain picture is 64 x 64 px, but the pictures are 128 x 96 px. Sample it at their size, with the same "
+        "seed.",
+    )
+
+
+def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
+    text = measure_sweep(pictures(), Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)).markdown()
+    assert "correlation of the measured blur with the alpha, -1 to 1." in text
+    assert "mean alignment with alpha 0.60" in text or "mean alignment with alpha 0.30" in text
+
+
+def test_the_node_gives_the_gains_of_subject_and_rest():
+    images, plain = pictures(1), plain_picture()
+    plot, lvcorr, consistency, text, *gains = run_node(
+        "BokehReport", images=images, plain=plain, mask=left_half()[None], allow_download=False
+    )
+    report, together = measure_pictures(images, plain, left_half())
+    assert gains == [*report.gains(report.focused), *report.gains(report.followed)]
+    assert torch.equal(plot, draw(report, together))
+    assert (lvcorr, consistency, text) == (0.0, report.consistency, report.markdown())
+    *_, rest = run_node("BokehReport", images=images, plain=plain, allow_download=False)
+    assert rest == 0.0
+    assert_refused(
+        lambda: run_node("BokehReport", images=images, allow_download=False),
+        "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain model's "
+        "picture of the same seed.",
+    )

@@ -1,0 +1,398 @@
+"""A sweep as files: what is written, where it may be written, and what is left when it fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import resource
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import nodes
+import numpy as np
+import pytest
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import io, ui
+from PIL import Image
+from read_only import read_only
+
+from bokeh.sweep.export import ExportError
+from bokeh.sweep.measures import correlation, laplacian_variance, negative_logarithm
+from bokeh.sweep.sheet import contact_sheet
+from bokeh.sweep.values import Sweep
+
+NODE = "9"
+PROMPT = {
+    "3": {"class_type": "KSampler", "inputs": {"seed": 2**60 + 1, "steps": 20, "model": ["4", 0]}},
+    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    NODE: {"class_type": "BokehSweepSave", "inputs": {"images": ["8", 0], "filename_prefix": "bokeh/sweep"}},
+}
+EXTRA = {"workflow": {"nodes": [{"id": 9, "title": "Schärfe"}]}, "author": "x"}
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    """The host's output folder, empty."""
+    before = folder_paths.get_output_directory()
+    folder = tmp_path / "output"
+    folder.mkdir()
+    folder_paths.set_output_directory(str(folder))
+    yield folder
+    folder_paths.set_output_directory(before)
+
+
+@pytest.fixture
+def progress():
+    """The host's progress reports as (done, total)."""
+    before, reports = comfy.utils.PROGRESS_BAR_HOOK, []
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: reports.append((done, total)))
+    yield reports
+    comfy.utils.set_progress_bar_global_hook(before)
+
+
+def pictures(count: int, height: int = 40, width: int = 56, channels: int = 3) -> torch.Tensor:
+    """Pictures that differ in every pixel, each flatter than the one before, all on 8-bit values."""
+    noise = torch.rand(height, width, channels, generator=torch.Generator().manual_seed(0)) - 0.5
+    levels = torch.stack([0.5 + noise / (1 + i) for i in range(count)])
+    return (levels * 255).round() / 255
+
+
+def scenes(count: int, size: int = 96) -> torch.Tensor:
+    """Smooth pictures, each darker than the one before, that a lossy format keeps well."""
+    ramp = torch.linspace(0, 0.5, size)
+    scene = torch.stack(
+        [ramp[:, None].expand(size, size), ramp.expand(size, size), ramp.flip(0).expand(size, size)], -1
+    )
+    return torch.stack([scene + 0.5 - 0.4 * i / max(1, count - 1) for i in range(count)])
+
+
+def clone(prompt, extra):
+    """The node for one run, as the host makes it."""
+    hidden = {io.Hidden.prompt: prompt, io.Hidden.extra_pnginfo: extra, io.Hidden.unique_id: NODE}
+    # Older hosts hand over the values themselves, newer ones a dict that holds them.
+    return nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].PREPARE_CLASS_CLONE({**hidden, "hidden_inputs": hidden})
+
+
+def save(images, sweep, *, prompt=PROMPT, extra=EXTRA, filename_prefix="bokeh/sweep", animation=True, fps=6.0) -> dict:
+    """Run the node as the host does; returns what it shows."""
+    result = clone(prompt, extra).EXECUTE_NORMALIZED(
+        images=images, sweep=sweep, filename_prefix=filename_prefix, animation=animation, frames_per_second=fps
+    )
+    assert result.result is None
+    return result.ui
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def description(folder: Path) -> dict:
+    def refuse(constant: str):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads((folder / "sweep.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def film(path: Path) -> tuple[list[np.ndarray], list[int]]:
+    """Frames and their durations in ms."""
+    frames, durations = [], []
+    with Image.open(path) as animation:
+        assert animation.info["loop"] == 0 or not animation.is_animated, "it repeats for ever"
+        for i in range(animation.n_frames):
+            animation.seek(i)
+            frames.append(np.asarray(animation.convert("RGB"), dtype=np.float32) / 255)
+            durations.append(animation.info.get("duration"))
+    return frames, durations
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_folder_of_a_sweep(output, channels):
+    images = pictures(4, channels=channels)
+    sweep = Sweep((8.0, 0.0, 12.345, 8.0), pivot=0.0)
+    shown = save(images, sweep)
+    levels = ["01_blur_08.00.png", "02_blur_00.00.png", "03_blur_12.35.png", "04_blur_08.00.png"]
+    files = [*levels, "sheet.png", "sweep.webp"]
+    folder = output / "bokeh" / "sweep_00001_"
+    assert listing(output) == [f"bokeh/sweep_00001_/{file}" for file in sorted([*files, "sweep.json"])]
+    subfolder = os.path.join("bokeh", "sweep_00001_")
+    assert shown["images"] == [{"filename": file, "subfolder": subfolder, "type": "output"} for file in files]
+    assert shown["text"] == (f"Saved {folder}",)
+    for file, image in zip(levels, images, strict=True):
+        with Image.open(folder / file) as written:
+            assert written.mode == ("RGB" if channels == 3 else "RGBA")
+            assert np.array_equal(np.asarray(written), (image * 255).round().byte().numpy())
+    sheet = contact_sheet(images, sweep.labels, mark=1)[0]
+    with Image.open(folder / "sheet.png") as written:
+        assert np.array_equal(np.asarray(written), (sheet * 255).round().byte().numpy())
+
+
+def test_description_says_what_the_pictures_are(output):
+    images, values = pictures(4), (0.0, 10.0, 20.0, 30.0)
+    save(images, Sweep(values, pivot=10.0))
+    found = description(output / "bokeh" / "sweep_00001_")
+    measures = found.pop("measures")
+    assert found == {
+        "format": "comfyui-bokeh-sweep",
+        "format_version": 1,
+        "name": "blur",
+        "values": [0.0, 10.0, 20.0, 30.0],
+        "labels": ["blur 0", "blur 10", "blur 20", "blur 30"],
+        "pivot": 10.0,
+        "pivot_row": 1,
+        "size": {"width": 56, "height": 40},
+        "seed": 2**60 + 1,
+        "files": {
+            "levels": ["01_blur_00.00.png", "02_blur_10.00.png", "03_blur_20.00.png", "04_blur_30.00.png"],
+            "sheet": "sheet.png",
+            "animation": "sweep.webp",
+        },
+    }
+    variances = laplacian_variance(images)
+    assert measures["laplacian_variance"] == pytest.approx(variances.tolist(), rel=1e-6)
+    blurs = negative_logarithm(variances).tolist()
+    assert measures["lvcorr"] == pytest.approx(correlation(values, blurs, "pearson"), rel=1e-6)
+    assert measures["lvcorr_rank"] == pytest.approx(1.0)
+    assert list(measures) == ["laplacian_variance", "lvcorr", "lvcorr_rank"]
+
+
+def test_measures_that_are_not_defined_are_null(output):
+    broken = pictures(2)
+    broken[1, 0, 0, 0] = math.nan
+    save(broken, Sweep((0.0, 30.0)))
+    save(pictures(1, 8, 8), Sweep((5.0,), pivot=15.0), animation=False)
+    first, second = (description(output / "bokeh" / f"sweep_0000{i}_") for i in (1, 2))
+    assert first["measures"]["laplacian_variance"][0] > 0
+    assert first["measures"]["laplacian_variance"][1] is None
+    assert first["measures"]["lvcorr"] is first["measures"]["lvcorr_rank"] is None
+    assert (first["pivot"], first["pivot_row"]) == (None, None)
+    assert second["measures"] == {"laplacian_variance": [None], "lvcorr": None, "lvcorr_rank": None}
+    assert (second["pivot"], second["pivot_row"], second["files"]["animation"]) == (15.0, None, None)
+
+
+def test_animation_goes_up_and_down_by_value(output):
+    images, values = scenes(5), (8.0, 0.0, 30.0, 15.0, 0.0)
+    save(images, Sweep(values), fps=12.5)
+    frames, durations = film(output / "bokeh" / "sweep_00001_" / "sweep.webp")
+    assert durations == [80] * 6
+    for frame, row in zip(frames, [1, 0, 3, 2, 3, 0], strict=True):
+        assert abs(frame - images[row].numpy()).mean() < 0.005
+        others = [abs(frame - image.numpy()).mean() for i, image in enumerate(images) if i not in (row, 4)]
+        assert min(others) > 0.05
+    assert np.array_equal(frames[1], frames[5]), "a level looks the same on the way down"
+    assert np.array_equal(frames[2], frames[4])
+
+
+def test_animation_of_one_level_is_one_frame(output):
+    images = scenes(1)
+    save(images, Sweep((4.0,)))
+    frames, _ = film(output / "bokeh" / "sweep_00001_" / "sweep.webp")
+    assert len(frames) == 1
+    assert abs(frames[0] - images[0].numpy()).mean() < 0.005
+
+
+def test_animation_can_be_left_out(output):
+    shown = save(pictures(2), Sweep((0.0, 1.0)), animation=False)
+    assert [file["filename"] for file in shown["images"]] == ["01_blur_00.00.png", "02_blur_01.00.png", "sheet.png"]
+    assert listing(output)[-1] == "bokeh/sweep_00001_/sweep.json"
+
+
+def test_animation_keeps_transparency(output):
+    images = torch.cat([scenes(2), torch.zeros(2, 96, 96, 1)], -1)
+    images[:, :48, :, 3] = 1
+    save(images, Sweep((0.0, 1.0)))
+    with Image.open(output / "bokeh" / "sweep_00001_" / "sweep.webp") as animation:
+        alpha = np.asarray(animation.convert("RGBA"))[..., 3]
+    assert alpha[:48].min() == 255
+    assert alpha[48:].max() == 0
+
+
+def test_names_sort_in_the_order_of_the_sweep(output):
+    images = pictures(1, 16, 16).expand(120, -1, -1, -1)
+    save(images, Sweep(tuple(float(i % 31) for i in range(120))), animation=False)
+    levels = description(output / "bokeh" / "sweep_00001_")["files"]["levels"]
+    assert levels == sorted(set(levels))
+    assert levels[99] == "100_blur_06.00.png"
+
+
+def test_nothing_is_overwritten(output):
+    folder = output / "bokeh"
+    (folder / "sweep_00003_").mkdir(parents=True)
+    (folder / "sweep_00005_.png").write_text("a picture of the host's own node")
+    (folder / "sweeping_00009_").mkdir()
+    images, sweep = pictures(2), Sweep((0.0, 1.0))
+    for number in (6, 7):
+        assert save(images, sweep)["text"] == (f"Saved {folder / f'sweep_0000{number}_'}",)
+    assert not any((folder / "sweep_00003_").iterdir())
+
+
+def test_prefix_takes_the_hosts_variables(output):
+    save(pictures(1), Sweep((0.0,)), filename_prefix="%year%/%width%x%height%", animation=False)
+    assert (output / time.strftime("%Y") / "56x40_00001_" / "sweep.json").is_file()
+
+
+def test_prefix_stays_inside_in_the_plainest_form(output):
+    for prefix in ("./bokeh//sub/../sweep/", str(output / "bokeh" / "sweep"), " bokeh/sweep "):
+        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix, animation=False)
+    assert sorted(os.listdir(output / "bokeh")) == ["sweep_00001_", "sweep_00002_", "sweep_00003_"]
+
+
+def test_workflow_is_embedded_as_in_the_hosts_own_pictures(output):
+    images = scenes(2)
+    save(images, Sweep((0.0, 1.0)))
+    host_node, host = clone(PROMPT, EXTRA), ui.ImageSaveHelper
+    host.save_images(images[:1], "host", io.FolderType.output, host_node)
+    host.save_animated_webp(images, "host", io.FolderType.output, host_node, 6.0, False, 80, 4)
+    folder = output / "bokeh" / "sweep_00001_"
+    with Image.open(output / "host_00001_.png") as host:
+        expected = host.text
+    assert json.loads(expected["workflow"]) == EXTRA["workflow"]
+    for file in ("01_blur_00.00.png", "02_blur_01.00.png", "sheet.png"):
+        with Image.open(folder / file) as ours:
+            assert ours.text == expected
+    (host_webp,) = output.glob("host_*.webp")
+    with Image.open(host_webp) as host, Image.open(folder / "sweep.webp") as ours:
+        assert dict(ours.getexif()) == dict(host.getexif())
+        assert json.loads(ours.getexif()[0x0110].removeprefix("prompt:")) == PROMPT
+        assert json.loads(ours.getexif()[0x010F].removeprefix("workflow:")) == EXTRA["workflow"]
+
+
+def test_no_metadata_where_the_host_is_told_so(output):
+    args.disable_metadata = True
+    try:
+        save(scenes(2), Sweep((0.0, 1.0)))
+    finally:
+        args.disable_metadata = False
+    folder = output / "bokeh" / "sweep_00001_"
+    with Image.open(folder / "01_blur_00.00.png") as level, Image.open(folder / "sweep.webp") as animation:
+        assert level.text == {}
+        assert dict(animation.getexif()) == {}
+    assert description(folder)["seed"] is None
+
+
+def test_without_a_prompt_there_is_no_seed(output):
+    save(pictures(1), Sweep((0.0,)), prompt=None, extra=None)
+    folder = output / "bokeh" / "sweep_00001_"
+    assert description(folder)["seed"] is None
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.text == {}
+
+
+def test_progress_counts_pictures_and_frames(output, progress):
+    save(pictures(3), Sweep((0.0, 1.0, 2.0)))
+    assert progress[:7] == [(i, 7) for i in range(1, 8)]
+    assert set(progress[7:]) <= {(7, 7)}
+
+
+@pytest.mark.parametrize("after", [2, 4])
+def test_an_interrupt_leaves_nothing_behind(output, after):
+    """After the second picture, and after the first frame of the animation."""
+    before = comfy.utils.PROGRESS_BAR_HOOK
+
+    def interrupt(done, total, preview, node_id=None):
+        if done == after:
+            comfy.model_management.interrupt_current_processing()
+
+    comfy.utils.set_progress_bar_global_hook(interrupt)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            save(pictures(3), Sweep((0.0, 1.0, 2.0)))
+    finally:
+        comfy.utils.set_progress_bar_global_hook(before)
+        comfy.model_management.interrupt_current_processing(False)
+    assert os.listdir(output / "bokeh") == []
+
+
+@contextmanager
+def small_disk():
+    """No file may grow beyond 3,000 bytes: the write in the middle of a picture fails as on a full disk.
+
+    Not a fixture: pytest's own output may be a file, and it writes before fixtures end.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def unwritable(folder: Path, number: int) -> str:
+    return (
+        f"The sweep cannot be written to {folder} ({os.strerror(number)}). No unfinished sweep was left there. "
+        "Free space, make the folder writable, or choose another filename prefix."
+    )
+
+
+def test_a_full_disk_leaves_nothing_behind(output):
+    with small_disk(), pytest.raises(ExportError) as error:
+        save(pictures(3), Sweep((0.0, 1.0, 2.0)))
+    assert str(error.value) == unwritable(output / "bokeh", errno.EFBIG)
+    assert os.listdir(output / "bokeh") == []
+
+
+def test_an_output_folder_that_refuses_writes(output):
+    (output / "bokeh").mkdir()
+    with read_only(output / "bokeh"), pytest.raises(ExportError) as error:
+        save(pictures(1), Sweep((0.0,)))
+    assert str(error.value) == unwritable(output / "bokeh", errno.EACCES)
+
+
+@pytest.mark.parametrize("prefix", ["bokeh/sweep", "bokeh/more/sweep"])
+def test_a_file_in_the_place_of_the_folder(output, prefix):
+    (output / "bokeh").write_text("mine")
+    with pytest.raises(ExportError) as error:
+        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
+    assert str(error.value) == unwritable((output / prefix).parent, errno.ENOTDIR)
+    assert listing(output) == ["bokeh"]
+
+
+@pytest.mark.parametrize("prefix", ["../sweep", "/sweep", "bokeh/../../sweep", "..", "bokeh/../../output2/sweep"])
+def test_a_prefix_that_leads_outside(output, prefix):
+    expected = (
+        f'The filename prefix "{prefix}" leads outside the output folder {output}. Write a name inside it, such as '
+        '"bokeh/sweep".'
+    )
+    with pytest.raises(ExportError) as error:
+        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
+    assert str(error.value) == expected
+    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) == expected
+    assert os.listdir(output) == []
+    assert os.listdir(output.parent) == ["output"]
+
+
+@pytest.mark.parametrize("prefix", ["", "  ", ".", "bokeh/.."])
+def test_a_prefix_that_names_nothing(output, prefix):
+    expected = (
+        f'The filename prefix "{prefix}" names no folder. Write a name such as "bokeh/sweep"; every save makes '
+        "a new folder of that name with a number."
+    )
+    with pytest.raises(ExportError) as error:
+        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
+    assert str(error.value) == expected
+    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) == expected
+    assert os.listdir(output) == []
+
+
+@pytest.mark.parametrize("prefix", ["bokeh/sweep", None])
+def test_a_good_or_linked_prefix_is_accepted(output, prefix):
+    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) is True
+
+
+def test_pictures_and_sweep_of_different_length(output):
+    with pytest.raises(ValueError, match="There are 2 pictures, but the sweep has 3 values") as error:
+        save(pictures(2), Sweep((0.0, 1.0, 2.0)))
+    assert str(error.value) == (
+        "There are 2 pictures, but the sweep has 3 values. Connect the pictures that were sampled with this very "
+        "sweep, all of them and in their order."
+    )
+    assert os.listdir(output) == []

@@ -1,0 +1,178 @@
+"""Training of the demonstration model's transformer: repeatable, resumable, and it learns."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from flux import relative_error
+from places import CHECKOUT
+from safetensors.torch import load_file, save_file
+
+from bokeh.demo import FOLDER, words
+from bokeh.demo.load import load_weights
+from bokeh.demo.network import SHIFT, build_flux
+from bokeh.tools.demo.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
+from bokeh.tools.demo.decoder import DecoderRecipe, fit_codec, train_decoder
+from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
+
+RECIPE = BaseRecipe(steps=6, batch=4, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return fit_codec(0, pictures=300)
+
+
+@pytest.fixture(autouse=True)
+def gradients():
+    with torch.enable_grad():
+        yield
+
+
+def trained(codec, steps: int, trainer: BaseTrainer | None = None) -> BaseTrainer:
+    trainer = trainer or BaseTrainer(codec, RECIPE)
+    while trainer.step < steps:
+        trainer.train_step()
+    return trainer
+
+
+def test_resumed_equals_uninterrupted(codec, tmp_path):
+    whole = trained(codec, 6)
+    trained(codec, 3).save(tmp_path / "checkpoint")
+    resumed = BaseTrainer(codec, RECIPE)
+    resumed.load(tmp_path / "checkpoint")
+    trained(codec, 6, resumed)
+    assert resumed.losses == whole.losses
+    for name, weight in whole.average.items():
+        assert torch.equal(weight, resumed.average[name]), name
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(codec, tmp_path):
+    trained(codec, 1).save(tmp_path / "checkpoint")
+    other = BaseTrainer(codec, BaseRecipe(steps=6, batch=8, warmup=2))
+    with pytest.raises(ValueError, match=r"'batch': 4.*'batch': 8"):
+        other.load(tmp_path / "checkpoint")
+
+
+def test_it_goes_on_from_a_finished_model(codec, tmp_path):
+    first = trained(codec, 6)
+    save_file({name: weight.contiguous() for name, weight in first.average.items()}, tmp_path / "model.safetensors")
+    second = BaseTrainer(codec, replace(RECIPE, seed=1))
+    second.start_from(tmp_path / "model.safetensors")
+    for name, weight in second.network.state_dict().items():
+        assert torch.equal(weight, first.average[name]), name
+        assert torch.equal(weight, second.average[name]), name
+    trained(codec, 6, second).save(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=r"'start': '[0-9a-f]{64}'"):
+        BaseTrainer(codec, replace(RECIPE, seed=1)).load(tmp_path / "checkpoint")
+
+
+def test_weights_of_something_else_are_refused(codec, tmp_path):
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"some": torch.zeros(4)}, wrong)
+    for content, said in ((wrong.read_bytes(), "does not fit"), (b"not a model", "is damaged")):
+        wrong.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"wrong\.safetensors: {said} .* Give the folder"):
+            BaseTrainer(codec, RECIPE).start_from(wrong)
+        with pytest.raises(ValueError, match=rf"wrong\.safetensors: {said} "):
+            load_weights(codec, wrong)
+
+
+def test_the_command_goes_on_from_a_folder_and_says_what_is_missing_in_it(tmp_path):
+    def base(start) -> subprocess.CompletedProcess:
+        options = ("--start", start, "--out", tmp_path / "out", "--steps", 1, "--batch", 4, "--seed", 2, "--no-compile")
+        command = [sys.executable, CHECKOUT / "tools" / "demo", "base", "--work", tmp_path / "work", *options]
+        environment = os.environ | {"COMFYUI_BOKEH_DEMO": "1"}
+        return subprocess.run(map(str, command), env=environment, capture_output=True, text=True, timeout=600)
+
+    refused = base(tmp_path)
+    assert refused.returncode == 1
+    assert f"{tmp_path / 'codec.safetensors'}: there is no such file. Give the folder" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "codec.safetensors").write_bytes((FOLDER / "codec.safetensors").read_bytes())
+    refused = base(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'}: there is no such file. Give the folder" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
+    done = base(FOLDER)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "codec.safetensors").read_bytes() == (FOLDER / "codec.safetensors").read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (FOLDER, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        assert relative_error(after[name], weight) < 0.05, name
+
+
+def test_the_loss_falls(codec):
+    trainer = BaseTrainer(codec, BaseRecipe(steps=30, batch=8, warmup=5))
+    trained(codec, 30, trainer)
+    assert sum(trainer.losses[-5:]) < 0.97 * sum(trainer.losses[:5])
+
+
+def test_training_draws_sigmas_as_the_sampler_steps_through_them():
+    sampling = build_flux(torch.float32, "cpu").model_sampling
+    uniform = torch.rand(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.tensor([sampling.sigma(u) for u in uniform.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(noise_levels(uniform), expected, atol=1e-9, rtol=0)
+    assert sampling.shift == SHIFT
+
+
+def test_left_out_words_leave_their_vectors_out():
+    keep = torch.ones(1, words.TOKENS, dtype=torch.bool)
+    tokens, pooled = encode_captions(["a red disc before teal lights"], keep)
+    assert (tokens.abs().sum(2) > 0).sum() == 4
+    torch.testing.assert_close(tokens.sum(1), pooled)
+    keep[:, 1:3] = False
+    tokens, pooled = encode_captions(["a red disc before teal lights"], keep)
+    assert pooled.nonzero()[:, 1].tolist() == sorted(words.WORDS.index(word) for word in ("red", "lights"))
+
+
+def test_the_codec_keeps_pictures_and_its_own_coordinates(codec):
+    pictures = 2 * Scenes().draw(torch.Generator().manual_seed(9), 40, 1).images.movedim(-1, 1) - 1
+    latents = codec.encode(pictures)
+    assert latents.shape == (40, 32, 16, 16)
+    error = ((codec.decode(latents) - pictures) / 2).square().mean()
+    assert -10 * error.log10() > 30
+    torch.testing.assert_close(codec.encode(codec.decode(latents)), latents, atol=1e-4, rtol=0)
+
+
+def test_the_trained_decoder_brings_back_what_patches_leave_out():
+    codec = fit_codec(0, pictures=300)
+    pictures = 2 * Scenes().draw(torch.Generator().manual_seed(9), 24, 1).images.movedim(-1, 1) - 1
+    latents = codec.encode(pictures)
+    assert torch.equal(codec.decode(latents), codec.decode_patches(latents))
+    before = codec.encoder.clone(), codec.decoder.clone()
+    errors = []
+    train_decoder(codec, DecoderRecipe(steps=80, batch=8, warmup=10), "cpu", lambda _, error: errors.append(error))
+    assert len(errors) == 80
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip((codec.encoder, codec.decoder), before, strict=True))
+    assert not any(weight.requires_grad for weight in codec.parameters())
+    for noise in (0.0, 0.1):
+        noisy = latents + noise * torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        refined, linear = (
+            (part - pictures).square().mean().item() for part in (codec.decode(noisy), codec.decode_patches(noisy))
+        )
+        assert refined < 0.9 * linear, noise
+    again = fit_codec(0, pictures=300)
+    train_decoder(again, DecoderRecipe(steps=3, batch=8, warmup=10), "cpu", lambda _, error: errors.append(error))
+    assert errors[80:] == errors[:3]
+
+
+def test_captions_that_tell_the_blur_are_words_the_model_knows():
+    plain = "an orange heart before navy lights"
+    assert tell_blur(plain, 4.0) == "an orange heart before sharp navy lights"
+    assert tell_blur(plain, 30.0) == "an orange heart before completely blurred navy lights"
+    for limit, name in BLUR_WORDS:
+        known, unknown = words.split(tell_blur(plain, limit))
+        assert not unknown
+        assert known == ["orange", "heart", *name.split(), "navy", "lights"]
+        assert len(known) <= words.TOKENS
+    told = BaseTrainer(fit_codec(0, pictures=50), BaseRecipe(batch=64, empty=0.0, partial=0.0))
+    pooled = told.draw(0)[-1]
+    share = (pooled[:, [words.WORDS.index(word) for word in ("sharp", "blurred")]] > 0).any(1).float().mean().item()
+    assert 0.3 < share < 0.7

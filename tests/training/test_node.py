@@ -1,0 +1,150 @@
+"""Training from a node, in the inference mode in which the host runs nodes, and the text side of it."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders.flux import FluxTokenizer
+from demo_files import write_demo
+from flux import run_node
+from sampling import ksample
+
+from bokeh.demo.load import load_demo
+from bokeh.training.checkpoint import TrainingError
+from bokeh.training.curve import draw_losses
+from bokeh.training.pictures import Pictures
+from bokeh.training.scenes import Scenes
+from bokeh.training.source import PictureSource
+
+SETTINGS = {"batch": 4, "rank": 4, "learning_rate": 1e-3, "seed": 1, "show_every": 2}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    with torch.inference_mode():
+        return load_demo(write_demo(tmp_path_factory.mktemp("demo")))
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+def train(demo, name: str, **changes):
+    parts = {"model": demo.model, "clip": demo.clip, "vae": demo.vae, "pairs": Scenes(), "name": name}
+    return run_node("BokehTrainAdapter", **parts, **{**SETTINGS, "steps": 2, **changes})
+
+
+def test_an_adapter_is_trained_shown_used_and_trained_further(demo, monkeypatch):
+    shown = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kwargs: shown.append(args))
+    adapter, plot = train(demo, "mine/first")
+    assert plot.shape[0] == 1
+    assert 0 <= plot.min() < 0.5 < plot.max() <= 1
+    ours = [(done, preview) for done, total, preview in shown if total == 2 and done and preview is not None]
+    assert [done for done, _ in ours] == [2]
+    # The curve, and under it the sweep.
+    assert ours[0][1][1].height > 720
+    assert adapter.settings.rank == 4
+    assert adapter.settings.width == demo.model.model.diffusion_model.hidden_size
+    adapter, _ = train(demo, "mine/first", steps=4)
+    positive = demo.clip.encode_from_tokens_scheduled(demo.clip.tokenize("a red disc before teal lights"))
+    blank = {"samples": torch.zeros_like(demo.vae.encode(torch.zeros(1, 128, 128, 3)))}
+    model, latent, _ = run_node(
+        "BokehSweep", model=demo.model, adapter=adapter, latent=blank, blurs="0, 15, 30", strength=1.0
+    )
+    rows = ksample(model, positive, latent)
+    # After four steps on a random model the best adapter may still be the one that changes nothing.
+    assert rows.shape[0] == 3
+    assert torch.isfinite(rows).all()
+    with pytest.raises(TrainingError, match="was made with another recipe: rank 4 there and 8 here"):
+        train(demo, "mine/first", steps=6, rank=8)
+
+
+def test_an_interrupt_from_the_page_stops_training_and_keeps_the_checkpoint(demo, monkeypatch):
+    def interrupt(done, *args, **kwargs):
+        comfy.model_management.interrupt_current_processing(done == 1)
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", interrupt)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        train(demo, "stopped", steps=50, show_every=50)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
+    kept = folder_paths.get_output_directory() + "/bokeh_training/stopped/checkpoint.safetensors"
+    assert torch.cuda.is_available() or comfy.utils.load_torch_file(kept)["losses"].shape == (1,)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(demo):
+    for name in ("", "../models/mine", "a//b", "c:/mine"):
+        with pytest.raises(ValueError, match="cannot be the name of a run"):
+            train(demo, name)
+
+
+class SmallText(torch.nn.Module):
+    """FLUX's tokens to vectors that only tell them apart."""
+
+    def __init__(self, device="cpu", dtype=None, model_options=None):
+        super().__init__()
+        self.dtypes = {torch.float32}
+        self.placeholder = torch.nn.Parameter(torch.zeros(1, device=device), requires_grad=False)
+        self.calls = 0
+
+    def set_clip_options(self, options):
+        pass
+
+    def reset_clip_options(self):
+        pass
+
+    def encode_token_weights(self, tokens):
+        self.calls += 1
+        numbers = torch.tensor([float(number) for number, _ in tokens["t5xxl"][0]])
+        return numbers[None, :, None].expand(1, -1, 3), numbers[None, :2]
+
+
+def test_captions_of_one_draw_get_one_length_and_are_encoded_once(demo):
+    clip = comfy.sd.CLIP(ClipTarget(FluxTokenizer, SmallText))
+    long = "one two three four five six seven " * 60
+
+    class Captions:
+        groups = singles = True
+        captions = ["short", long]
+
+        def draw(self, generator, scenes, per_scene, held_out=False):
+            return Pictures(torch.zeros(scenes, 128, 128, 4), self.captions[:scenes], torch.zeros(scenes))
+
+    source = PictureSource(Captions(), demo.vae, clip, demo.model)
+    one = source.draw(torch.Generator(), 1, 1)
+    assert one.context.shape == (1, 256, 3)
+    both = source.draw(torch.Generator(), 2, 1)
+    length = both.context.shape[1]
+    assert length > 256
+    # The host pads with zeros behind the text.
+    assert torch.equal(both.context[0, :256], one.context[0])
+    assert not both.context[0, 256:].any()
+    assert both.context[1].all()
+    context, pooled = source.empty(length)
+    assert context.shape == (length, 3)
+    assert pooled.shape == (2,)
+    calls = clip.cond_stage_model.calls
+    source.draw(torch.Generator(), 2, 1)
+    source.empty(length)
+    assert clip.cond_stage_model.calls == calls
+
+
+def test_a_curve_is_drawn_from_the_first_step_to_the_last():
+    empty = draw_losses([], [], 10)
+    started = draw_losses([1.0, 0.9], [(0, 1.1)], 10)
+    long = draw_losses([1 / (1 + i / 100) for i in range(3000)], [(0, 1.2), (3000, 0.1)], 3000)
+    pictures = [empty, started, long]
+    assert len({tuple(picture.shape) for picture in pictures}) == 1
+    blue = torch.tensor([0x1D, 0x6F, 0xA5]) / 255
+    drawn = [int(((picture - blue).abs().sum(-1) < 0.05).any(dim=(0, 1)).sum()) for picture in pictures]
+    # Columns of the plot that the smooth line reaches: a fifth of the way, then all of it.
+    assert drawn[0] == 0
+    assert drawn[0] < drawn[1] < drawn[2]
+    assert drawn[2] > 900

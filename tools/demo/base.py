@@ -1,0 +1,236 @@
+"""Training of the demonstration model's transformer: flow matching on procedural scenes at any blur.
+
+The base learns what the scenes look like, blurred and sharp, and nothing about blur values: some captions say in words
+how blurred the background is, as those of photos do, none with a number. So there is something inside for the adapter
+to steer, whose only way to act on blur is a bias in every block; it is trained afterwards (``trainer``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...demo import words
+from ...demo.codec import PatchCodec
+from ...demo.load import load_weights
+from ...demo.network import SHIFT, build_flux
+from ...files import whole_file
+from ...training.recipe import rate_share
+from ...training.scenes import Scenes, tell_blur
+
+FROM_FOLDER = "Give the folder into which an earlier `base` run wrote its model and codec."
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """How the base is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: pictures a step.
+        seed: of the weights and of everything drawn.
+        matrix_rate: learning rate of the blocks' matrices (Muon, Jordan et al. 2024).
+        rate: learning rate of everything else (AdamW).
+        warmup: steps until the rates are reached.
+        decay: last share of the steps, over which they fall to zero.
+        average: decay of the running average of the weights, which is what is kept.
+        empty: share of pictures whose caption is empty, for classifier-free guidance.
+        partial: share of the other pictures whose caption loses half of its words.
+        told: share of the captions with words for the blur.
+        start: SHA-256 of the file of weights that was started from (``BaseTrainer.start_from``); empty: from chance.
+    """
+
+    steps: int = 4400
+    batch: int = 64
+    seed: int = 0
+    matrix_rate: float = 2e-3
+    rate: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.35
+    average: float = 0.999
+    empty: float = 0.1
+    partial: float = 0.2
+    told: float = 0.5
+    start: str = ""
+
+
+def noise_levels(uniform: Tensor) -> Tensor:
+    """Numbers evenly spread over 0..1 -> sigmas spread as the steps of the sampler's schedule are."""
+    factor = math.exp(SHIFT)
+    return factor * uniform / (1 + (factor - 1) * uniform)
+
+
+def encode_captions(captions: list[str], keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Captions -> tokens [n, 8, 32] and pooled vectors [n, 32]; ``keep`` [n, 8] is 0 for words to leave out."""
+    tokens, pooled = [], []
+    for caption, kept in zip(captions, keep.tolist(), strict=True):
+        known, _ = words.split(caption)
+        numbers = [words.WORDS.index(word) for word, stays in zip(known, kept, strict=False) if stays]
+        token, pool = words.embed(numbers)
+        tokens.append(token)
+        pooled.append(pool)
+    return torch.stack(tokens), torch.stack(pooled)
+
+
+class BaseTrainer:
+    """The network in training, with all that a checkpoint needs.
+
+    Args:
+        codec: pictures to latents.
+        recipe: settings; a checkpoint made with others is refused.
+        device: where to train.
+        compiled: whether to let torch.compile fuse the network, which takes a minute and a C++ compiler.
+
+    Raises:
+        ValueError: when PyTorch is older than the optimiser that is used.
+    """
+
+    def __init__(self, codec: PatchCodec, recipe: BaseRecipe, device: str = "cpu", compiled: bool = False):
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(
+                f"Training the base takes PyTorch 2.9 or newer (torch.optim.Muon); this is {torch.__version__}."
+            )
+        self.codec, self.recipe, self.device = codec, recipe, device
+        self.scenes = Scenes()
+        model = build_flux(torch.float32, device)
+        self.network, self._rename = model.diffusion_model, model.model_config.process_unet_state_dict
+        initialise(self.network, torch.Generator().manual_seed(recipe.seed))
+        self.average = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
+        matrices = [p for name, p in self.network.named_parameters() if "_blocks" in name and p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in self.network.parameters() if id(p) not in chosen]
+        self.optimizers = [
+            torch.optim.Muon(matrices, recipe.matrix_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.rates = [recipe.matrix_rate, recipe.rate]
+        self.step, self.losses = 0, []
+        self.forward = torch.compile(self._velocity) if compiled else self._velocity
+        # The host's blocks add to their input in place, which would spoil what the norms keep for the gradient.
+        for module in self.network.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.register_forward_pre_hook(lambda _, args: (args[0].clone(),))
+
+    def _velocity(self, x: Tensor, sigma: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+        options = {"optimized_attention_override": plain_attention}
+        return self.network(x, sigma, tokens, pooled, None, transformer_options=options)
+
+    def start_from(self, path: Path) -> None:
+        """Take the weights of an earlier training from its safetensors file, instead of chance.
+
+        Raises:
+            DemoError: for a file that is missing or does not hold this network's weights.
+        """
+        load_weights(self.network, path, self._rename, FROM_FOLDER)
+        self.average = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
+        # So that a checkpoint is not gone on with from other weights.
+        self.recipe = replace(self.recipe, start=hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Latents, noise, sigmas, tokens and pooled vectors of a step; the same whenever it is asked for."""
+        recipe = self.recipe
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step + 1)
+        pictures = self.scenes.draw(generator, recipe.batch, 1)
+        latents = self.codec.encode(2 * pictures.images.movedim(-1, 1) - 1)
+        noise = torch.randn(latents.shape, generator=generator)
+        offsets = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / recipe.batch
+        sigma = noise_levels(offsets[torch.randperm(recipe.batch, generator=generator)])
+        lot = torch.rand(recipe.batch, 3, generator=generator)
+        keep = torch.rand(recipe.batch, words.TOKENS, generator=generator) < 0.5
+        keep |= (lot[:, 1] >= recipe.partial)[:, None]
+        keep &= (lot[:, 0] >= recipe.empty)[:, None]
+        captions = [
+            tell_blur(text, blur) if told else text
+            for text, blur, told in zip(
+                pictures.captions, pictures.blurs.tolist(), lot[:, 2] < recipe.told, strict=True
+            )
+        ]
+        tokens, pooled = encode_captions(captions, keep)
+        return tuple(part.to(self.device) for part in (latents, noise, sigma, tokens, pooled))
+
+    def train_step(self) -> float:
+        """One step; returns its loss."""
+        recipe = self.recipe
+        share = rate_share(self.step, recipe.steps, recipe.warmup, recipe.decay)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * share
+        latents, noise, sigma, tokens, pooled = self.draw(self.step)
+        level = sigma[:, None, None, None]
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            velocity = self.forward((1 - level) * latents + level * noise, sigma, tokens, pooled)
+        loss = (velocity.float() - (noise - latents)).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        decay = min(recipe.average, self.step / (self.step + 20))
+        with torch.no_grad():
+            for name, weight in self.network.state_dict().items():
+                self.average[name].lerp_(weight, 1 - decay)
+        self.losses.append(loss.item())
+        return self.losses[-1]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, complete or not at all."""
+        state = {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "losses": self.losses,
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with whole_file(path) as unfinished:
+            torch.save(state, unfinished)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: when it was made with another recipe.
+        """
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(
+                f"The checkpoint {path} was made with {state['recipe']}, but this run asks for "
+                f"{asdict(self.recipe)}. Give the same options, or another folder."
+            )
+        self.step, self.losses, self.average = state["step"], state["losses"], state["average"]
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def run(self, on_step: Callable[[int, float], None]) -> None:
+        """Train to the last step; ``on_step(steps done, loss)`` is called after each."""
+        self.network.train()
+        while self.step < self.recipe.steps:
+            loss = self.train_step()
+            on_step(self.step, loss)
+
+
+def initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """First weights, which the host's layers leave empty: fan-in scaled matrices, blocks and output that start at
+    zero (adaLN-zero; Peebles and Xie 2022)."""
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(True)
+            if weight.ndim == 1:
+                weight.fill_(1.0 if "norm" in name else 0.0)
+            elif any(part in name for part in ("_mod.", "modulation", "final_layer")):
+                weight.zero_()
+            else:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
+
+
+def plain_attention(func, q, k, v, heads, mask=None, *args, **kwargs) -> Tensor:
+    """Attention as two matrix products: on a CPU its gradient is faster than that of the fused kernels."""
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return (weights.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
