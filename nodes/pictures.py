@@ -23,7 +23,7 @@ class BokehMatchColors(io.ComfyNode):
                 io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
                 SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
                 io.Boolean.Input(
-                    "match_std",
+                    "match_contrast",
                     default=False,
                     tooltip="Also match the contrast of each colour channel. Off is the authors' setting: "
                     "a blurred background has less contrast by nature.",
@@ -33,9 +33,9 @@ class BokehMatchColors(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, sweep: Sweep, match_std: bool) -> io.NodeOutput:
+    def execute(cls, images, sweep: Sweep, match_contrast: bool) -> io.NodeOutput:
         sweep.check(len(images))
-        return io.NodeOutput(match_colors(images, sweep.reference_row, match_std))
+        return io.NodeOutput(match_colors(images, sweep.reference_row, match_contrast))
 
 
 class BokehSweepGrid(io.ComfyNode):

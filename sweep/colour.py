@@ -10,10 +10,10 @@ from torch import Tensor
 FLAT = 1e-3
 
 
-def match_colors(images: Tensor, reference: int, match_std: bool = False) -> Tensor:
+def match_colors(images: Tensor, reference: int, match_contrast: bool = False) -> Tensor:
     """Give every picture the mean colour of one of them, in CIELAB (D65).
 
-    Each channel c of picture i becomes ``c_i - mean(c_i) + mean(c_reference)``; with ``match_std`` the
+    Each channel c of picture i becomes ``c_i - mean(c_i) + mean(c_reference)``; with ``match_contrast`` the
     spread follows too, ``(c_i - mean(c_i)) * std(c_reference) / std(c_i) + mean(c_reference)``, except in
     a channel that is flat. All in float32; values outside sRGB are clipped once, at the end.
     Source: the colour transfer of Bokeh Diffusion (arXiv 2503.08434), after Reinhard et al. 2001.
@@ -21,7 +21,7 @@ def match_colors(images: Tensor, reference: int, match_std: bool = False) -> Ten
     Args:
         images: [B, H, W, 3] sRGB in 0..1, or [B, H, W, 4], whose fourth channel is kept as it is.
         reference: row of the picture that gives the colours; it comes out bit for bit as it went in.
-        match_std: match the standard deviation of every channel as well as its mean.
+        match_contrast: match the standard deviation of every channel as well as its mean.
 
     Returns:
         Tensor like ``images``.
@@ -55,7 +55,7 @@ def match_colors(images: Tensor, reference: int, match_std: bool = False) -> Ten
             continue
         lab = _to_lab(images[row])
         std, mean = _statistics(lab)
-        gain = torch.where(std > FLAT, wanted_std / std, 1.0) if match_std else 1.0
+        gain = torch.where(std > FLAT, wanted_std / std, 1.0) if match_contrast else 1.0
         rgb = lab_to_rgb((lab - mean) * gain + wanted_mean, clip=False).clamp(0, 1)
         matched[row, ..., :3] = rgb.movedim(0, -1)
     return matched

@@ -41,14 +41,14 @@ def pictures(count: int, channels: int = 3) -> torch.Tensor:
     return 0.3 + 0.2 * noise + 0.2 * cast
 
 
-@pytest.mark.parametrize("match_std", [False, True])
-def test_every_picture_becomes_what_the_equations_say(match_std):
+@pytest.mark.parametrize("match_contrast", [False, True])
+def test_every_picture_becomes_what_the_equations_say(match_contrast):
     images = pictures(4)
-    matched = match_colors(images, 2, match_std)
+    matched = match_colors(images, 2, match_contrast)
     wanted = lab_of(images[2])
     for row in (0, 1, 3):
         lab = lab_of(images[row])
-        gain = wanted.std((0, 1)) / lab.std((0, 1)) if match_std else 1.0
+        gain = wanted.std((0, 1)) / lab.std((0, 1)) if match_contrast else 1.0
         expected = rgb_of((lab - lab.mean((0, 1))) * gain + wanted.mean((0, 1)))
         assert 0 < expected.min() < expected.max() < 1
         np.testing.assert_allclose(matched[row].numpy(), expected, atol=1e-4)
@@ -58,7 +58,7 @@ def test_every_picture_becomes_what_the_equations_say(match_std):
 def test_the_reference_comes_out_bit_for_bit_and_the_input_stays():
     images = pictures(3)
     before = images.clone()
-    matched = match_colors(images, 1, match_std=True)
+    matched = match_colors(images, 1, match_contrast=True)
     assert torch.equal(matched[1], before[1])
     assert torch.equal(images, before)
     assert not torch.equal(matched[0], before[0])
@@ -86,7 +86,7 @@ def test_one_picture_is_its_own_reference():
 
 def test_flat_pictures_take_the_colour_without_dividing_by_their_spread():
     images = torch.cat([torch.full((1, 24, 40, 3), 0.2), pictures(1)])
-    matched = match_colors(images, 1, match_std=True)
+    matched = match_colors(images, 1, match_contrast=True)
     assert matched.isfinite().all()
     np.testing.assert_allclose(lab_of(matched[0]).mean((0, 1)), lab_of(images[1]).mean((0, 1)), atol=5e-3)
 
