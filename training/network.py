@@ -4,8 +4,8 @@ Three things in the host stand between its network and gradients, and are answer
 
 - Its blocks write ``x += ...`` over values that the backward pass needs. They get tensors whose ``+=`` makes a
   new one (``_OutOfPlace``).
-- Weights that were loaded inside a node are inference tensors, which autograd refuses. They are replaced by copies,
-  bit for bit, one at a time.
+- Weights that were loaded inside a node are inference tensors, which autograd refuses. While training lasts, others
+  over the same memory stand in their places.
 - Its fastest attention has no gradient. Attention goes to the host's own functions that have one.
 """
 
@@ -61,12 +61,10 @@ class Network:
     def ready(self) -> Iterator[None]:
         """Gradients on and training's patches on the model; both gone afterwards, whatever happens."""
         base = self.clone.model
-        inference = any(tensor.is_inference() for tensor in [*base.parameters(), *base.buffers()])
-        if inference:
-            self._unload()
-        with gradients():
-            if inference:
-                _replace_inference_tensors(base)
+        with ExitStack() as stack:
+            if any(tensor.is_inference() for tensor in [*base.parameters(), *base.buffers()]):
+                stack.enter_context(self._without_inference_tensors())
+            stack.enter_context(gradients())
             learning = [weight for weight in base.parameters() if weight.requires_grad]
             try:
                 base.requires_grad_(False)
@@ -131,6 +129,33 @@ class Network:
         with_keys = self.adapter.settings.unfreeze_k
         return Grounding(*(row_index(part, self.device) for part in parts), with_keys=with_keys)
 
+    @contextmanager
+    def _without_inference_tensors(self) -> Iterator[None]:
+        self._unload()
+        kept = [
+            (members, name, tensor)
+            for module in self.clone.model.modules()
+            for members in (module._parameters, module._buffers)
+            for name, tensor in members.items()
+            if tensor is not None and tensor.is_inference()
+        ]
+
+        def put_back() -> None:
+            for members, name, tensor in kept:
+                members[name] = tensor
+
+        try:
+            with torch.inference_mode(False):
+                for members, name, tensor in kept:
+                    members[name] = _outside_inference(tensor)
+            yield
+        finally:
+            # Before the model leaves its device, so that nothing is moved that is dropped, and after, because the host
+            # then puts back what LoRAs had changed.
+            put_back()
+            self._unload()
+            put_back()
+
     def _unload(self) -> None:
         """Take the model off its device, so that no weight is pinned or patched while it is replaced."""
         for entry in list(comfy.model_management.current_loaded_models):
@@ -187,11 +212,11 @@ def _attention(func, q: Tensor, *args, **kwargs) -> Tensor:
     return kept(q, *args, **kwargs)
 
 
-def _replace_inference_tensors(base: nn.Module) -> None:
-    for module in base.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None and weight.is_inference():
-                module._parameters[name] = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_inference():
-                module._buffers[name] = buffer.clone()
+def _outside_inference(tensor: Tensor) -> Tensor:
+    """The same numbers in the same memory, so that every kernel does with them what it did before."""
+    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    # Of the same class and with the same attributes: quantised weights carry their kind and shape in them.
+    plain = plain.as_subclass(type(tensor))
+    plain.__dict__.update(tensor.__dict__)
+    return plain.requires_grad_(tensor.requires_grad)
