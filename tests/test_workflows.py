@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,9 @@ def test_is_arranged_for_people(path):
 def test_the_hosts_template_browser_lists_the_examples(server):
     listed = server.client.get("/workflow_templates")
     assert sorted(listed["comfyui-bokeh"]) == [path.stem for path in EXAMPLES]
+
+
+def test_every_example_is_a_workflow_of_its_own():
+    ids = [uuid.UUID(json.loads(path.read_text(encoding="utf-8"))["id"]) for path in EXAMPLES]
+    assert all(id.int for id in ids)
+    assert len(set(ids)) == len(ids)

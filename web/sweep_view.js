@@ -2,11 +2,10 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { after, followOutputs } from "./lib/outputs.js";
+import { after, followOutputs, look } from "./lib/outputs.js";
 import { SweepView } from "./lib/view.js";
 
 const NODE = "BokehSweepView";
-const PLACE = "shown value";
 const FIRST_SIZE = [400, 460];
 const MIN_HEIGHT = 240;
 const STAGE_HEIGHTS = [160, 620];
@@ -39,13 +38,7 @@ function addView(node) {
     pictureUrl: (file) => pictureUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
     originalUrl: pictureUrl,
     mayStart: () => !app.canvas.read_only,
-    onPlace: (value) => {
-      if (node.properties[PLACE] === value) return;
-      // Between these two the page looks for changes, so that the place is kept over a reload.
-      app.canvas.emitBeforeChange();
-      node.properties[PLACE] = value;
-      app.canvas.emitAfterChange();
-    },
+    onPlace: (value) => look(node, { place: value }),
   });
   // The page lets a node's content with this class grow with the node.
   view.element.classList.add("widget-expands");
@@ -61,7 +54,7 @@ function addView(node) {
 
   followOutputs(node, ({ bokeh_sweep: [sweep] = [] }) => {
     if (!sweep) return false;
-    view.show(sweep, node.properties[PLACE]);
+    view.show(sweep, look(node).place);
     if (isNew) fit(node, view);
     isNew = false;
     return true;

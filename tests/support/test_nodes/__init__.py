@@ -12,9 +12,9 @@ from comfy_api.latest import ComfyExtension, io
 
 
 def _sweep_module():
-    """The pack's ``optics.sweep``, whichever name the host loaded the pack under."""
+    """The pack's ``sweep.values``, whichever name the host loaded the pack under."""
     pack = next(name for name in sys.modules if name.endswith("comfyui-bokeh"))
-    return importlib.import_module(f"{pack}.optics.sweep")
+    return importlib.import_module(f"{pack}.sweep.values")
 
 
 class BokehTestSweep(io.ComfyNode):
