@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.model_patcher
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
+from comfy_api.latest import io
 
 # When the host calls after cloning a model; hosts before several GPUs know only the first.
 CLONED = [
@@ -60,8 +61,19 @@ def training() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def make_findable(schema: Any, words: list[str]) -> Any:
-    """A node's schema with search words: a keyword of its constructor on newer hosts only, and as an attribute ignored
-    by older ones."""
+# Newer hosts look for words of its own in a node's schema, and their page makes apps of workflows.
+_IS_NEWER = "search_aliases" in io.Schema.__dataclass_fields__
+
+
+def make_findable(schema: io.Schema, words: list[str], in_name: str | None) -> io.Schema:
+    """A node's schema with search words; older hosts search names alone, so there ``in_name`` joins the name."""
     schema.search_aliases = words
+    if in_name and not _IS_NEWER:
+        schema.display_name = f"{schema.display_name} ({in_name})"
     return schema
+
+
+def as_app_result(files: list[dict]) -> dict[str, list[dict]]:
+    """Pictures for the ``ui`` of a node that shows them by a script of its own: newer pages show them as the result of
+    an app and in the queue, and let the node keep them out of itself; older ones would draw them over the script's."""
+    return {"images": files} if _IS_NEWER else {}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import comfy.model_management
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
+from ..host import as_app_result
 from ..sweep.figure import draw
 from ..sweep.report import measure_pictures, measure_sweep
 from ..sweep.values import Sweep
+from ..sweep.verdict import verdict
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 
@@ -49,32 +53,13 @@ class BokehReport(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="The figure: sharpness and consistency over blur."),
-                io.Float.Output(
-                    display_name="lvcorr",
-                    tooltip="How well the measured blur follows the request: 1 = exactly, 0 = not at all or not "
-                    "defined. Of the background where a mask is given, else of the whole picture.",
+                io.String.Output(
+                    display_name="report", tooltip="The verdict in words and all numbers as a small Markdown table."
                 ),
-                io.Float.Output(
-                    display_name="consistency",
-                    tooltip="How well the pictures show the pivot's scene: 1 = the same, 0 = unrelated.",
-                ),
-                io.String.Output(display_name="report", tooltip="All numbers as a small Markdown table."),
-                io.Float.Output(
-                    display_name="laplacian_gain",
-                    tooltip="Variance of the Laplacian over that of the plain picture, mean of the pictures: 2 = twice "
-                    "as sharp. Of the subject where a mask is given, else of the whole picture. 0 = not defined.",
-                ),
-                io.Float.Output(
-                    display_name="brenner_gain",
-                    tooltip="The same for Brenner's gradient, another measure of sharpness.",
-                ),
-                io.Float.Output(
-                    display_name="laplacian_gain_rest",
-                    tooltip="The Laplacian's gain of the background: below 1 = softer than in the plain picture. "
-                    "Needs a mask. 0 = not defined.",
-                ),
-                io.Float.Output(
-                    display_name="brenner_gain_rest", tooltip="The same for Brenner's gradient of the background."
+                io.String.Output(
+                    display_name="numbers",
+                    tooltip="All numbers as JSON: lvcorr, consistency, the gains over the plain picture, and one entry "
+                    "for each level. null where a number is not defined.",
                 ),
             ],
             is_output_node=True,
@@ -99,11 +84,14 @@ class BokehReport(io.ComfyNode):
                 "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain "
                 "model's picture of the same seed."
             )
-        plot, text = draw(report, images), report.markdown()
-        # A sweep of one level has no correlation, and its one picture is the scene.
-        lvcorr = 0.0 if report.lvcorr is None else report.lvcorr
-        consistency = 1.0 if report.consistency is None else report.consistency
-        gains = [gain or 0.0 for gain in report.gains(report.focused)]
-        rest = [gain or 0.0 for gain in report.gains(report.followed)] if mask is not None else [0.0, 0.0]
-        shown = {**ui.PreviewImage(plot, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
-        return io.NodeOutput(plot, lvcorr, consistency, text, *gains, *rest, ui=shown)
+        said = verdict(report, images)
+        plot, text = draw(report, images), f"**{said}**\n\n{report.markdown()}"
+        files = ui.PreviewImage(plot, cls=cls).values
+        # The page draws the figure itself, in its own colours; the picture is for saving.
+        shown = {**report.numbers(), "verdict": said, "plot": files[0]}
+        return io.NodeOutput(
+            plot,
+            text,
+            json.dumps(report.numbers()),
+            ui={"bokeh_report": [shown], **ui.PreviewText(text).as_dict(), **as_app_result(files)},
+        )

@@ -16,13 +16,39 @@ SWEEP = io.Custom("BOKEH_SWEEP")
 IMAGES_TOOLTIP = "The decoded pictures of the sweep, one for each blur, in the sweep's order."
 SWEEP_TOOLTIP = "From Bokeh Sweep: says which picture shows which blur."
 
-_SEARCH_WORDS = ("bokeh", "depth of field", "aperture", "defocus", "blur", "f-stop", "focus")
+# Where a node stands in the menu, and the words of photography under which a person looks for it.
+_PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "BokehBlur": ("blur", ("aperture", "defocus", "background blur", "focus")),
+    "BokehSweep": ("blur", ("aperture", "focus stack", "blur levels")),
+    "BokehFocus": ("photo", ("depth of field", "dof", "refocus", "focus", "tap to focus")),
+    "BokehInvert": ("photo", ("refocus",)),
+    "BokehLens": ("photo", ("aperture", "f-stop", "depth of field", "dof")),
+    "BokehRender": ("photo", ("depth of field", "dof", "refocus", "defocus", "lens blur", "focus")),
+    "BokehMatchColors": ("results", ()),
+    "BokehReport": ("results", ()),
+    "BokehSweepGrid": ("results", ()),
+    "BokehSweepSave": ("results", ()),
+    "BokehSweepView": ("results", ("aperture ring",)),
+    "BokehStage": ("semantic", ("background blur",)),
+    "BokehStageSweep": ("semantic", ()),
+    "BokehPairs": ("training", ()),
+    "BokehSaveAdapter": ("training", ()),
+    "BokehTrainAdapter": ("training", ()),
+}
+# Hosts whose search knows names only find these nodes by the words behind their names.
+_IN_NAME = {
+    "BokehBlur": "aperture, defocus",
+    "BokehLens": "f-stop, depth of field",
+    "BokehRender": "refocus by depth",
+}
 
 
 def schema(*search_words: str, **fields) -> io.Schema:
-    """An ``io.Schema`` of this pack: category bokeh, findable under the field's words and ``search_words``."""
-    made = io.Schema(category="bokeh", **fields)
-    return make_findable(made, [*search_words, *_SEARCH_WORDS])
+    """An ``io.Schema`` of this pack, in its subcategory of bokeh, findable under ``search_words`` and under those words
+    of photography that are about this node."""
+    subcategory, words = _PLACES.get(fields["node_id"], ("blur", ()))
+    made = io.Schema(category=f"bokeh/{subcategory}", **fields)
+    return make_findable(made, list(dict.fromkeys([*search_words, *words])), _IN_NAME.get(made.node_id))
 
 
 def blur_slider(id: str, tooltip: str, default: float = 15.0) -> io.Float.Input:

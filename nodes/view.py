@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from comfy_api.latest import io, ui
 
-from ..sweep.values import Sweep
+from ..host import as_app_result
+from ..sweep.remarks import remarks
+from ..sweep.values import Sweep, nearest
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
+
+PIVOT_LEVEL = -1.0
 
 
 class BokehSweepView(io.ComfyNode):
@@ -14,34 +20,55 @@ class BokehSweepView(io.ComfyNode):
         return schema(
             "interactive",
             "blur slider",
-            "compare",
-            "preview",
+            "light table",
+            "image comparer",
             node_id="BokehSweepView",
             display_name="Bokeh Sweep View",
-            description="Shows a sweep as one picture with a slider: turn the blur and look.",
+            description="Shows a sweep as one picture with a slider: turn the blur and look, compare levels, and give "
+            "one of them to the next node.",
             inputs=[
                 io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
                 SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
+                io.Float.Input(
+                    "level",
+                    default=PIVOT_LEVEL,
+                    min=PIVOT_LEVEL,
+                    max=100.0,
+                    step=0.5,
+                    round=0.01,
+                    optional=True,
+                    tooltip="Which level leaves at image and blur: the one nearest to this value. The button Use this "
+                    "level below sets it. -1 = the pivot's.",
+                ),
             ],
-            outputs=[],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The picture of the level, alone."),
+                io.Float.Output(display_name="blur", tooltip="The level's value, for Bokeh Blur for example."),
+            ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images, sweep: Sweep) -> io.NodeOutput:
+    def execute(cls, images, sweep: Sweep, level: float = PIVOT_LEVEL) -> io.NodeOutput:
         sweep.check(len(images))
+        if not math.isfinite(level):
+            raise ValueError(f"The level is {level}, expected a value of the sweep, or -1 for the pivot's.")
+        row = sweep.reference_row if level == PIVOT_LEVEL else nearest(sweep.values, level)
         files = ui.PreviewImage(images, cls=cls).values
         captions = sweep.captions or (None,) * len(sweep)
         levels = zip(files, sweep.values, sweep.labels, captions, strict=True)
-        # A key of its own: under "images" the page would draw its usual grid of previews below the slider.
+        # A key of its own, which the page's script reads.
         shown = {
             "name": sweep.name,
             "pivot": sweep.pivot,
             "reference": sweep.reference_row,
             "height": images.shape[1],
             "width": images.shape[2],
+            "remarks": remarks(images, sweep),
             "levels": [
                 {**file, "value": value, "label": label, "caption": caption} for file, value, label, caption in levels
             ],
         }
-        return io.NodeOutput(ui={"bokeh_sweep": [shown]})
+        return io.NodeOutput(
+            images[row : row + 1], sweep.values[row], ui={"bokeh_sweep": [shown], **as_app_result(files)}
+        )

@@ -148,6 +148,33 @@ class Report:
             lines += ["", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
+    def numbers(self) -> dict[str, object]:
+        """What was measured, as plain values for JSON; None where a number is not defined."""
+        gains = {area.area: self.gains(area) for area in self.areas if area.plain is not None}
+        return {
+            "name": self.sweep.name,
+            "pivot": self.sweep.pivot,
+            "reference": self.sweep.reference_row,
+            "area": self.followed.area,
+            "lvcorr": self.lvcorr,
+            "consistency": self.consistency,
+            "laplacian_gain": {area: laplacian for area, (laplacian, _) in gains.items()},
+            "brenner_gain": {area: brenner for area, (_, brenner) in gains.items()},
+            "levels": [
+                {
+                    "value": value,
+                    "label": self.sweep.labels[row],
+                    "laplacian": {area.area: area.laplacian[row] for area in self.areas},
+                    "brenner": {area.area: area.brenner[row] for area in self.areas},
+                    "alignment": self.alignment[row],
+                    "ms_ssim": self.ms_ssim[row],
+                    "psnr": self.psnr[row],
+                    "lpips": None if self.lpips is None else self.lpips[row],
+                }
+                for row, value in enumerate(self.sweep.values)
+            ],
+        }
+
     def _columns(self) -> dict[str, list[str]]:
         columns = {}
         for area in self.areas:

@@ -1,6 +1,7 @@
 """The report of a sweep: its numbers are those of the measures, its text and figure hold for odd sweeps."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from bokeh.sweep import measures
 from bokeh.sweep.figure import draw
 from bokeh.sweep.report import measure_pictures, measure_sweep
 from bokeh.sweep.values import Sweep
+from bokeh.sweep.verdict import verdict
 
 LEVELS = (0.0, 10.0, 20.0, 30.0)
 SWEEP = Sweep(LEVELS, pivot=10.0)
@@ -310,17 +312,32 @@ def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
 
 def test_the_node_gives_the_gains_of_subject_and_rest():
     images, plain = pictures(1), plain_picture()
-    plot, lvcorr, consistency, text, *gains = run_node(
+    plot, text, numbers = run_node(
         "BokehReport", images=images, plain=plain, mask=left_half()[None], allow_download=False
     )
     report, together = measure_pictures(images, plain, left_half())
-    assert gains == [*report.gains(report.focused), *report.gains(report.followed)]
+    numbers = json.loads(numbers)
+    for area in report.areas[-2:]:
+        gains = numbers["laplacian_gain"][area.area], numbers["brenner_gain"][area.area]
+        assert gains == pytest.approx(report.gains(area))
     assert torch.equal(plot, draw(report, together))
-    assert (lvcorr, consistency, text) == (0.0, report.consistency, report.markdown())
-    *_, rest = run_node("BokehReport", images=images, plain=plain, allow_download=False)
-    assert rest == 0.0
+    assert (numbers["lvcorr"], numbers["consistency"]) == (None, report.consistency)
+    assert text.endswith(report.markdown())
+    assert text.startswith(f"**{verdict(report, together)}**")
     assert_refused(
         lambda: run_node("BokehReport", images=images, allow_download=False),
         "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain model's "
         "picture of the same seed.",
     )
+
+
+def test_the_verdict_says_in_words_what_the_numbers_say():
+    images = pictures()
+    report = measure_sweep(images, SWEEP, left_half())
+    least = min((0, 2, 3), key=lambda row: report.alignment[row])
+    assert verdict(report, images).startswith("The blur follows the request; the scene ")
+    assert verdict(report, images).endswith(f"{LEVELS[least]:g} is the least alike.")
+    turned = measure_sweep(images.flip(0), SWEEP, left_half())
+    assert verdict(turned, images.flip(0)).startswith("The blur hardly follows the request; ")
+    one = measure_sweep(images[:1], Sweep((7.0,)))
+    assert verdict(one, images[:1]) == "One picture says nothing about a sweep."
