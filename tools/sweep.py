@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from setup.client import Graph, HostClient, HostError, Progress
-from setup.environment import SetupError, StatusLine, run_logged
+from setup.client import Graph, HostClient, HostError
+from setup.environment import SetupError, StatusLine
 from setup.host import CHECKOUT, Host, cache_folder, ensure_host
 from setup.server import HostProcess, accelerator, free_port, write_model_paths
 
@@ -25,7 +25,6 @@ DEFAULT_PORT = 8188
 WORKFLOWS = CHECKOUT / "workflows" / "api"
 FLUX_WORKFLOW = WORKFLOWS / "flux_dev_blur_sweep.json"
 DEMO_WORKFLOW = WORKFLOWS / "demo_sweep.json"
-STANDIN_WORD = "bokeh-standin"
 
 # What each part of FLUX.1-dev may be called: the host's folder, the loader inputs it goes to, the file's name.
 FLUX_PARTS = {
@@ -177,30 +176,10 @@ def save_pictures(client: HostClient, entry: dict[str, Any], output: Path, name:
     return saved
 
 
-class _ProgressLine:
-    """Shows a run's progress: rewritten in a terminal, one line a node and a step elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
-        self._last = ""
-        self._width = 0
-
-    def __call__(self, progress: Progress) -> None:
-        line = f"  {progress.node}"
-        if progress.steps:
-            filled = 24 * progress.step // progress.steps
-            line += f"  [{'#' * filled}{'.' * (24 - filled)}] {progress.step}/{progress.steps}"
-        if line == self._last:
-            return
-        self._last = line
-        print(f"\r{line.ljust(self._width)}" if self._terminal else line, end="", flush=True)
-        self._width = len(line)
-        if not self._terminal:
-            print(flush=True)
-
-    def finish(self) -> None:
-        if self._terminal and self._last:
-            print(flush=True)
+def step_of(log: str) -> str:
+    """The sampler's step, from the bar that it draws into the server's log; "" before it begins."""
+    bars = re.findall(r"\| *(\d+)/(\d+) \[", log)
+    return "step {} of {}".format(*bars[-1]) if bars else ""
 
 
 def measured(entry: dict[str, Any]) -> list[str]:
@@ -208,18 +187,6 @@ def measured(entry: dict[str, Any]) -> list[str]:
     texts = [text for output in entry.get("outputs", {}).values() for text in output.get("text", ())]
     lines = [line.replace("**", "").strip() for text in texts for line in text.splitlines()]
     return [line for line in lines if line.startswith(("LVCorr", "Consistency"))]
-
-
-def make_standins(host: Host, models: Path) -> None:
-    """Have the random stand-ins written into a models folder, those that are missing."""
-    status = StatusLine("  stand-in weights (1.3 GB, random)")
-    command = [str(host.python), str(Path(__file__).with_name("standin.py")), str(models)]
-    try:
-        run_logged(command, host.folder / "standin.log", status, host.folder)
-    except BaseException:
-        status.finish("stopped")
-        raise
-    status.finish()
 
 
 def flux_workflow(client: HostClient, host: Host) -> Graph:
@@ -251,13 +218,11 @@ def serve(options: argparse.Namespace) -> int:
     # Before anything slow, so that a mistyped name costs no time.
     graph = read_workflow(path)
     host = ensure_host()
-    base, standins = server_base(), cache_folder() / "standin"
-    for kind in ("diffusion_models", "text_encoders", "vae_approx", "bokeh_adapters"):
-        (standins / kind).mkdir(parents=True, exist_ok=True)
+    base = server_base()
     for kind in ("diffusion_models", "text_encoders", "vae", "bokeh_adapters"):
         (base / "models" / kind).mkdir(parents=True, exist_ok=True)
     model_paths = base / "model_paths.yaml"
-    write_model_paths(model_paths, [*([host.models] if host.models else []), standins])
+    write_model_paths(model_paths, [host.models] if host.models else [])
     device = accelerator(host.python)
     if device == "cpu" and shutil.which("nvidia-smi"):
         print(
@@ -278,8 +243,6 @@ def serve(options: argparse.Namespace) -> int:
             graph = flux_workflow(server.client, host)
         for assignment in options.set:
             set_input(graph, assignment)
-        if STANDIN_WORD in json.dumps(graph):
-            make_standins(host, standins)
         return run_and_stay(options, server, graph, path)
 
 
@@ -289,20 +252,19 @@ def run_and_stay(options: argparse.Namespace, server: HostProcess, graph: Graph,
     info = client.object_info()
     require_nodes(graph, info, server)
     fit_separators(graph, info)
-    print(f"Running {path}")
-    line = _ProgressLine()
+    status = StatusLine(f"Running {path}")
     try:
-        entry = client.run(graph, line)
+        entry = client.run(graph, lambda: status.tick(step_of(server.log_tail(1))))
     except HostError as error:
-        line.finish()
+        status.finish("stopped")
         if not server.alive():
             raise SetupError(f"The server ended during the run. Last lines of its log:\n{server.log_tail()}") from error
         raise SetupError(f"The run failed: {error}") from error
     except KeyboardInterrupt:
-        line.finish()
+        status.finish("stopped")
         client.interrupt()
         raise
-    line.finish()
+    status.finish()
     saved = save_pictures(client, entry, options.output, path.stem)
     if saved:
         print(f"{len(saved)} picture{'s' if len(saved) > 1 else ''} in {saved[0].parent.resolve()}")

@@ -14,11 +14,11 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 
 from setup.browser import find_chromium
-from setup.client import Graph, HostClient, HostError, Picture, Progress
+from setup.client import Graph, HostClient, HostError, Picture
 from setup.environment import SetupError
 from setup.server import HostProcess
 
-__all__ = ["Graph", "HostClient", "HostError", "HostServer", "Picture", "Progress", "SetupError", "find_chromium"]
+__all__ = ["Graph", "HostClient", "HostError", "HostServer", "Picture", "SetupError", "find_chromium"]
 
 
 class HostServer(HostProcess):

@@ -38,6 +38,7 @@ UNRELATED = (
     (r"api\.comfy\.org.* Content Security Policy", "the server runs without API nodes and keeps the page local"),
     (r"huggingface\.co.* Content Security Policy", "the page's first graph asks how large its models are"),
     (r"\b40[04]\b.*/api/jobs|Jobs API", "newer pages ask older servers for lists of runs that these do not keep"),
+    (r"graph accessed before initialization", "newer pages ask for their graph once while they start"),
     (r"reading 'id'\)\s+at onChange ", "page 1.32 stores a render setting of its own before it has registered it"),
 )
 

@@ -65,13 +65,14 @@ class StatusLine:
         if not self._terminal:
             print(f"{label} ...", flush=True)
 
-    def tick(self) -> None:
+    def tick(self, detail: str = "") -> None:
         now = time.monotonic()
+        line = f"{self._label} ... {now - self._start:.0f} s" + (f", {detail}" if detail else "")
         if self._terminal:
-            self._show(f"{self._label} ... {now - self._start:.0f} s")
+            self._show(line)
         elif now - self._last >= HEARTBEAT_SECONDS:
             self._last = now
-            print(f"{self._label} ... {now - self._start:.0f} s so far", flush=True)
+            print(line, flush=True)
 
     def finish(self, word: str = "done") -> None:
         line = f"{self._label}: {word} after {time.monotonic() - self._start:.0f} s"

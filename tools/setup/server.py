@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from setup.client import HostClient, HostError
-from setup.environment import SetupError, clean_environment, tail, write_atomically
+from setup.environment import LOG_TAIL_LINES, SetupError, clean_environment, tail, write_atomically
 
 PACK = Path(__file__).resolve().parents[2]
 PACK_NAME = "comfyui-bokeh"
@@ -228,9 +228,9 @@ class HostProcess:
                 self._process.wait()
         self._process = None
 
-    def log_tail(self) -> str:
+    def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
         """The last lines that the server wrote."""
-        return tail(self.log)
+        return tail(self.log, lines)
 
     def _answers(self) -> bool:
         try:
