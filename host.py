@@ -29,6 +29,15 @@ FLUX_FIELDS: dict[str, Any] = (
 )
 
 
+def krea2() -> tuple[type, ...]:
+    """The class of Krea 2's network, where the host has it (0.33 does, 0.3.75 does not)."""
+    try:
+        from comfy.ldm.krea2.model import SingleStreamDiT
+    except ImportError:
+        return ()
+    return (SingleStreamDiT,)
+
+
 def new_patcher(make: Callable[..., ModelPatcher], *inputs: Any, module: Any) -> ModelPatcher:
     """The host's handle on ``module``, on its usual devices.
 

@@ -6,7 +6,7 @@ width, C = H * D.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,16 +38,6 @@ def annotation(blur: float) -> float:
     return blur / BLUR_MAX
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, L, D] -> [B, L, H * D]."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, L, H * D] -> [B, H, L, D]."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
 def add(x: Tensor, delta: Tensor, scale: float = 1.0) -> Tensor:
     """x + scale * delta, written over ``x`` unless gradients are on: new memory for it would cost more time than
     the sum itself."""
@@ -56,19 +46,37 @@ def add(x: Tensor, delta: Tensor, scale: float = 1.0) -> Tensor:
     return x.add_(delta, alpha=scale)
 
 
-def adapt_heads(x: Tensor, project: Callable[[Tensor], Tensor], scale: float) -> Tensor:
-    """Query or key adapter: x + scale * project(x), ``project`` acting on all heads at once; by ``add``.
+def adapt_columns(x: Tensor, parts: Sequence[tuple[int, int, Callable[[Tensor], Tensor]]], scale: float) -> Tensor:
+    """Query and key adapters on the output of a projection: x + scale * project(x) on some of its columns, written over
+    ``x`` unless gradients are on.
 
     Args:
-        x: output of the q or k projection before its norm, [B, H, L, D].
-        project: [B, L, C] -> [B, L, C], up(down(.)) of the adapter.
+        x: [B, L, columns], before norm and rotary embedding.
+        parts: first column, number of columns C and ``project``, [B, L, C] -> [B, L, C], of each adapter; in rising
+            order of the columns.
         scale: lora_scale times the user's strength.
     """
-    return add(x, split_heads(project(merge_heads(x)), x.shape[1]), scale)
+    if not torch.is_grad_enabled():
+        for start, width, project in parts:
+            columns = x[..., start : start + width]
+            columns.add_(project(columns), alpha=scale)
+        return x
+    pieces, end = [], 0
+    for start, width, project in parts:
+        columns = x[..., start : start + width]
+        pieces += [x[..., end:start], torch.add(columns, project(columns), alpha=scale)]
+        end = start + width
+    return torch.cat((*pieces, x[..., end:]), dim=-1)
 
 
 def grounded_attention(
-    attention: Attention, q: Tensor, k: Tensor, v: Tensor, grounding: Grounding, mask: Tensor | None = None
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grounding: Grounding,
+    mask: Tensor | None = None,
+    tokens: int = 2,
 ) -> Tensor:
     """Grounded self-attention (paper, section 3.3): targets see the scene through their pivot's queries.
 
@@ -77,8 +85,9 @@ def grounded_attention(
 
     Args:
         attention: (q, k, v, mask) -> [B, L, C], the host's attention.
-        q, k, v: [B, H, L, D] after norm and rotary embedding.
+        q, k, v: after norm and rotary embedding, each of a shape that ``attention`` takes.
         mask: additive or boolean, [L, L], [B or 1, L, L] or [B or 1, H or 1, L, L].
+        tokens: their axis of tokens: 2 of [B, H, L, D]; 1 of [B, L, C] and of [B, L, H, D], which may come together.
 
     Returns:
         [B, L, C], rows in the order of q.
@@ -88,8 +97,8 @@ def grounded_attention(
     target_mask = mask_rows(mask, targets)
     keys, values = k[targets], v[targets]
     if with_keys:
-        keys = torch.cat((keys, k[pivots].expand_as(keys)), dim=2)
-        values = torch.cat((values, values), dim=2)
+        keys = torch.cat((keys, k[pivots].expand_as(keys)), dim=tokens)
+        values = torch.cat((values, values), dim=tokens)
         if target_mask is not None:
             target_mask = torch.cat((target_mask, mask_rows(mask, pivots).expand_as(target_mask)), dim=-1)
     # A copy for each row: attention kernels of other packs may not know rows that share memory.
@@ -100,6 +109,21 @@ def grounded_attention(
     out[targets] = grounded
     out[others] = plain
     return out
+
+
+def tiled(grounding: Grounding, tiles: int, device: torch.device) -> Grounding:
+    """The same for a batch of which every row has been cut into ``tiles`` rows that follow one another."""
+    if tiles == 1:
+        return grounding
+
+    def cut(rows: Tensor | slice) -> Tensor:
+        if isinstance(rows, slice):
+            rows = torch.arange(rows.start, rows.stop, device=device)
+        return (rows[:, None] * tiles + torch.arange(tiles, device=device)).flatten()
+
+    targets, pivots, others, with_keys = grounding
+    targets, pivots, others = cut(targets), cut(pivots), cut(others)
+    return Grounding(targets, pivots.repeat(len(targets) // len(pivots)), others, with_keys)
 
 
 def mask_rows(mask: Tensor | None, rows: Tensor | slice) -> Tensor | None:

@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import NamedTuple
 
-import comfy.ldm.flux.model
 import torch
-from comfy.ldm.flux.layers import QKNorm
 from comfy.model_patcher import ModelPatcher
+from torch import nn
 
 from ..host import CLONED
 from ..weights.format import Adapter, AdapterError
-from .equations import adapt_heads
+from .equations import adapt_columns
+from .families import Columns, Family, Place, find, titles
 from .module import AdapterModule, adapter_patcher
 from .rows import Plan
-from .run import Hooks
+from .run import Hooks, Running, marked
 
 KEY = "bokeh"
+_ADVICE = "Use the adapter that was trained for this model."
 
 
-def install(model: ModelPatcher, adapter: Adapter, plan: Plan, strength: float = 1.0) -> ModelPatcher:
-    """Put an adapter on a clone of a FLUX model.
+def install(model: ModelPatcher, adapter: Adapter | None, plan: Plan, strength: float = 1.0) -> ModelPatcher:
+    """Put an adapter, or grounding alone, on a clone of a model.
 
     A model carries one bokeh adapter at a time: installing again replaces the earlier one.
 
     Args:
-        model: a native FLUX model of the host; it is not changed.
-        adapter: as read from a file.
+        model: a model of the host; it is not changed.
+        adapter: as read from a file; None for grounding alone, with the keys shared, on any model of the host.
         plan: the blurs, and the pivot if any.
-        strength: factor on the bokeh bias and on the q/k adapters; 1 = as trained. 0 returns ``model``.
+        strength: factor on the bokeh bias and on the q/k adapters; 1 = as trained. 0 returns ``model``. Without an
+            adapter it means nothing.
 
     Raises:
-        ValueError: when the model is not native FLUX.
+        ValueError: when the model is of no family that adapters are made for, or passes nothing on.
         AdapterError: when the adapter does not fit the model.
     """
-    places = block_places(model, adapter)
-    if strength == 0:
-        return model
-    settings = adapter.settings
-    dtype = compute_dtype(model)
-    patcher = adapter_patcher(adapter, dtype)
-    clone = adapt(model, adapter, patcher.model, places, strength)
-    clone.set_additional_models(KEY, [patcher])
-    hooks = Hooks(plan, patcher.model, settings.bokeh_scale * strength, dtype, places, settings.unfreeze_k)
+    network = _network(model)
+    places = list(find(network).places(network)) if adapter is None and find(network) else None
+    if adapter is not None:
+        places = block_places(model, adapter)
+        if strength == 0:
+            return model
+    running, dtype = Running(), compute_dtype(model)
+    if adapter is None:
+        clone = uninstall(model)
+        _mark(clone, places or [], running)
+        hooks = Hooks(plan, None, 1.0, dtype, True, running, None if places is None else _names(places))
+    else:
+        settings = adapter.settings
+        patcher = adapter_patcher(adapter, dtype)
+        clone = adapt(model, adapter, patcher.model, places, strength, running)
+        clone.set_additional_models(KEY, [patcher])
+        scale = settings.bokeh_scale * strength
+        hooks = Hooks(plan, patcher.model, scale, dtype, settings.unfreeze_k, running, _names(places))
     for kind, wrapper in hooks.wrappers().items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     for kind in CLONED:
@@ -54,26 +66,78 @@ def adapt(
     model: ModelPatcher,
     adapter: Adapter,
     module: AdapterModule,
-    places: dict[tuple[str, int], int],
+    places: list[Place],
     strength: float = 1.0,
+    running: Running | None = None,
 ) -> ModelPatcher:
-    """A clone of a FLUX model with the q/k adapters on its norms; the bokeh bias and grounding are ``run.attend``'s.
+    """A clone of a model whose attention calls tell ``run.attend`` their places, with the q/k adapters on the
+    projections; the bokeh bias and grounding are ``run.attend``'s.
 
     Args:
         module: the weights, of ``adapter``'s settings.
-        places: from ``block_places``.
+        places: from ``block_places``, in the adapter's order.
         strength: factor on the q/k adapters.
+        running: where the running call's options stand.
     """
     settings = adapter.settings
     clone = uninstall(model)
+    _mark(clone, places, running or Running())
+    projections: dict[str, list[tuple[int, int, int, str]]] = {}
+    for number, place in enumerate(places):
+        for part, wanted in (("q", settings.unfreeze_q), ("k", settings.unfreeze_k)):
+            if wanted:
+                columns: Columns = getattr(place, part)
+                projections.setdefault(columns.module, []).append((columns.start, columns.width, number, part))
     scale = settings.lora_scale * module.rank_scale * strength
-    for (kind, index), place in places.items():
-        stream = f"double_blocks.{index}.img_attn" if kind == "double" else f"single_blocks.{index}"
-        if settings.unfreeze_q or settings.unfreeze_k:
-            name = f"diffusion_model.{stream}.norm.forward"
-            forward = _adapted_norm(clone.get_model_object(name), module, place, scale)
-            clone.add_object_patch(name, forward)
+    for name, parts in projections.items():
+        _patch(clone, name, _Adapted(tuple(sorted(parts)), scale), module)
     return clone
+
+
+class _Marked(NamedTuple):
+    """The places of an owner's attention calls, in their order; None for a call that is left alone."""
+
+    numbers: tuple[int | None, ...]
+    running: Running
+
+    def around(self, forward: Callable, module: AdapterModule | None) -> Callable:
+        return marked(forward, self.numbers, self.running)
+
+
+class _Adapted(NamedTuple):
+    """First column, width, place and part of every adapted piece of a projection's output."""
+
+    parts: tuple[tuple[int, int, int, str], ...]
+    scale: float
+
+    def around(self, forward: Callable, module: AdapterModule) -> Callable:
+        parts = [(start, width, getattr(module.blocks[number], part)) for start, width, number, part in self.parts]
+
+        def projected(*args, **kwargs):
+            return adapt_columns(forward(*args, **kwargs), parts, self.scale)
+
+        return projected
+
+
+def _mark(clone: ModelPatcher, places: list[Place], running: Running) -> None:
+    owners: dict[str, dict[int, int]] = {}
+    for number, place in enumerate(places):
+        owners.setdefault(place.owner, {})[place.call] = number
+    for owner, calls in owners.items():
+        numbers = tuple(calls.get(call) for call in range(max(calls) + 1))
+        _patch(clone, owner, _Marked(numbers, running), None)
+
+
+def _patch(clone: ModelPatcher, name: str, hook: _Marked | _Adapted, module: AdapterModule | None) -> None:
+    full = f"diffusion_model.{name}.forward"
+    before = clone.get_model_object(full)
+    forward = hook.around(before, module)
+    forward.before_bokeh, forward.hook = before, hook
+    clone.add_object_patch(full, forward)
+
+
+def _names(places: list[Place]) -> tuple[str, ...]:
+    return tuple(place.name for place in places)
 
 
 def uninstall(model: ModelPatcher) -> ModelPatcher:
@@ -95,92 +159,107 @@ def uninstall(model: ModelPatcher) -> ModelPatcher:
 
 
 def _follow(source: ModelPatcher, clone: ModelPatcher) -> None:
-    """Put a clone that has a network of its own (a second GPU, LoRA hooks on a conditioning) on its own norms."""
+    """Put a clone that has a network of its own (a second GPU, LoRA hooks on a conditioning) on its own modules."""
     if clone.model is source.model:
         return
-    (patcher,) = clone.get_additional_models_with_key(KEY)
+    patchers = clone.get_additional_models_with_key(KEY)
     for name, patch in list(clone.object_patches.items()):
-        if isinstance(getattr(getattr(patch, "before_bokeh", None), "__self__", None), QKNorm):
+        if isinstance(getattr(getattr(patch, "before_bokeh", None), "__self__", None), nn.Module):
             del clone.object_patches[name]
-            own = clone.get_model_object(name)
-            clone.object_patches[name] = _adapted_norm(own, patcher.model, patch.place, patch.scale)
+            module = patchers[0].model if patchers else None
+            _patch(clone, name.removeprefix("diffusion_model.").removesuffix(".forward"), patch.hook, module)
 
 
-def _adapted_norm(norm_forward: Callable, module: AdapterModule, place: int, scale: float) -> Callable:
-    """The q/k norm of a block, with the adapters on the projections' output before it (DESIGN section 2)."""
-    block = module.blocks[place]
-    project_q, project_k = getattr(block, "q", None), getattr(block, "k", None)
-
-    def forward(q, k, v):
-        if project_q is not None:
-            q = adapt_heads(q, project_q, scale)
-        if project_k is not None:
-            k = adapt_heads(k, project_k, scale)
-        return norm_forward(q, k, v)
-
-    forward.before_bokeh, forward.place, forward.scale = norm_forward, place, scale
-    return forward
-
-
-def flux_network(model: ModelPatcher) -> comfy.ldm.flux.model.Flux:
-    """The FLUX transformer inside a MODEL. Raises ValueError naming what came instead."""
+def _network(model: ModelPatcher) -> nn.Module | None:
+    """The network inside a MODEL. Raises ValueError where a loader's own network would swallow what bokeh needs."""
     network = getattr(getattr(model, "model", None), "diffusion_model", None)
-    name = type(network).__name__
-    if name == "ComfyFluxWrapper":
+    if type(network).__name__ == "ComfyFluxWrapper":
         raise ValueError(
             "This model was loaded by Nunchaku, whose FLUX does not pass on what bokeh needs in its attention. "
             "Load FLUX with the standard Load Diffusion Model node, or as GGUF or fp8 to save memory."
         )
-    if not isinstance(network, comfy.ldm.flux.model.Flux) or getattr(network.params, "global_modulation", False):
-        kind = type(getattr(model, "model", None)).__name__
-        raise ValueError(
-            f"Bokeh adapters work on FLUX.1 models, but this model is {kind} ({name}). "
-            "Connect a FLUX.1-dev model (or FLUX.1-Kontext-dev for the image-to-image adapter)."
-        )
     return network
 
 
-def block_places(model: ModelPatcher, adapter: Adapter) -> dict[tuple[str, int], int]:
-    """(block type, block index) -> position of the block in the adapter, checked against the model.
+def _kind(model: ModelPatcher) -> str:
+    network = getattr(getattr(model, "model", None), "diffusion_model", None)
+    return f"{type(getattr(model, 'model', None)).__name__} ({type(network).__name__})"
+
+
+def network_places(model: ModelPatcher) -> tuple[Family, list[Place]]:
+    """The family of a MODEL and all self-attentions of its network. Raises ValueError naming what came instead."""
+    network = _network(model)
+    family = find(network)
+    if family is None:
+        raise ValueError(
+            f"Bokeh adapters work on these models: {titles()}; but this model is {_kind(model)}. Connect one of "
+            "these, or leave the adapter unconnected and let words or a slider LoRA change the blur."
+        )
+    return family, list(family.places(network))
+
+
+def block_places(model: ModelPatcher, adapter: Adapter) -> list[Place]:
+    """The places of an adapter's blocks, in the adapter's order, checked against the model.
 
     Raises:
-        ValueError: when the model is not native FLUX.
+        ValueError: when the model is of no known family.
         AdapterError: when the adapter does not fit the model.
     """
-    network, settings = flux_network(model), adapter.settings
-    doubles, singles = len(network.double_blocks), len(network.single_blocks)
-    if settings.width != network.hidden_size:
+    family, places = network_places(model)
+    settings, source = adapter.settings, adapter.source
+    if settings.family != family.name:
         raise AdapterError(
-            f"The adapter {adapter.source} is made for a model of width {settings.width}, but this model's "
-            f"width is {network.hidden_size}. Use the adapter that was trained for this model."
+            f'The adapter {source} is made for models of the family "{settings.family}", but this model is '
+            f'{_kind(model)} of the family "{family.name}" ({family.title}). {_ADVICE} Where there is none: words '
+            "(Bokeh Words) and slider LoRAs (Bokeh LoRA) change the blur of any model without an adapter, and Train "
+            "Bokeh Adapter makes one."
         )
-    if settings.blocks[-1] >= doubles + singles:
+    if settings.by_name:
+        named = {place.name: place for place in places}
+        odd = next((name for name in settings.block_names if name not in named), None)
+        if odd is not None:
+            raise AdapterError(
+                f'The adapter {source} adapts the block "{odd}", but this model has no such block among its '
+                f"{len(places)} ({places[0].name} to {places[-1].name}). {_ADVICE}"
+            )
+        chosen = [named[name] for name in settings.block_names]
+    else:
+        chosen = _numbered(adapter, places)
+    for number, place in zip(settings.blocks, chosen, strict=True):
+        for part, width in (("v", place.width), ("q", place.q.width), ("k", place.k.width)):
+            _check_width(adapter, number, part, width)
+    return chosen
+
+
+def _check_width(adapter: Adapter, number: int, part: str, width: int) -> None:
+    found = adapter.width(number, part)
+    if found not in (None, width):
+        raise AdapterError(
+            f"The adapter {adapter.source} is made for a model of width {found}, but this model's width is {width}. "
+            f"{_ADVICE}"
+        )
+
+
+def _numbered(adapter: Adapter, places: list[Place]) -> list[Place]:
+    """The places of an adapter that counts the blocks of FLUX, as the authors' files do."""
+    settings = adapter.settings
+    # Another size of model has other numbers of blocks too, and its width says more.
+    _check_width(adapter, settings.blocks[0], "v", places[0].width)
+    doubles = sum(place.name.startswith("transformer_blocks.") for place in places)
+    singles = len(places) - doubles
+    if settings.blocks[-1] >= len(places):
         raise AdapterError(
             f"The adapter {adapter.source} adapts block {settings.blocks[-1]}, but this model has only "
-            f"{doubles} double and {singles} single blocks (numbers 0 to {doubles + singles - 1}). "
-            "Use the adapter that was trained for this model."
+            f"{doubles} double and {singles} single blocks (numbers 0 to {len(places) - 1}). {_ADVICE}"
         )
-    names = block_names(network, settings.blocks)
-    if settings.block_names is not None and set(settings.block_names) != set(names):
-        odd = sorted(set(settings.block_names) ^ set(names))[0]
+    chosen = [places[number] for number in settings.blocks]
+    odd = set(settings.block_names or _names(chosen)) ^ set(_names(chosen))
+    if odd:
         raise AdapterError(
             f"The adapter {adapter.source} lists other blocks in its settings than its weights reach in this "
-            f"model of {doubles} double and {singles} single blocks ('{odd}' is in one of them only). "
-            "Use the adapter that was trained for this model."
+            f"model of {doubles} double and {singles} single blocks ('{min(odd)}' is in one of them only). {_ADVICE}"
         )
-    return {
-        ("double", number) if number < doubles else ("single", number - doubles): place
-        for place, number in enumerate(settings.blocks)
-    }
-
-
-def block_names(network: comfy.ldm.flux.model.Flux, numbers: Iterable[int]) -> list[str]:
-    """The authors' names of attention blocks, counted with the double blocks first."""
-    doubles = len(network.double_blocks)
-    return [
-        f"transformer_blocks.{number}" if number < doubles else f"single_transformer_blocks.{number - doubles}"
-        for number in numbers
-    ]
+    return chosen
 
 
 def compute_dtype(model: ModelPatcher) -> torch.dtype:

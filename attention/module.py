@@ -62,7 +62,7 @@ class AdapterModule(nn.Module):
                 weights[f"blocks.{number}.{canonical}"] = weight
         return weights
 
-    def values(self, annotations: Tensor) -> Tensor:
+    def values(self, annotations: Tensor) -> list[Tensor]:
         """Bokeh values of every adapted block: V_b = v(W2 relu(W1 a + c1) + c2) (paper, section 3.2).
 
         The bokeh context is one token, so the softmax over it is 1 and V_b is the whole cross-attention.
@@ -71,10 +71,10 @@ class AdapterModule(nn.Module):
             annotations: [A], blur / 30, or -1 for none.
 
         Returns:
-            [blocks, A, C] in the dtype of ``annotations``.
+            For each block [A, C] in the dtype of ``annotations``; C is the block's own.
         """
         embedded = self.embedding(annotations[:, None])
-        return self.rank_scale * torch.stack([block.v(embedded) for block in self.blocks])
+        return [self.rank_scale * block.v(embedded) for block in self.blocks]
 
 
 def adapter_patcher(adapter: Adapter, dtype: torch.dtype) -> ModelPatcher:

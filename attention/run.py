@@ -13,6 +13,8 @@ graphs, and an interrupt leaves nothing behind.
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,26 +24,48 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .equations import NO_ANNOTATION, Grounding, add, annotation, grounded_attention
+from .equations import NO_ANNOTATION, Grounding, add, annotation, grounded_attention, tiled
 from .module import AdapterModule
 from .noise import SharedNoise
+from .reach import Picture, check_reached
 from .rows import Plan, Rows, Trajectory, arrange, expand, grounding_steps
 
 RUN = "bokeh_run"
 CALL = "bokeh_call"
 NEGATIVE = "bokeh_negative"
+PLACES = "bokeh_places"
+
+
+class Running(threading.local):
+    """The options of the model call that runs on this thread, for blocks whose caller forgot to pass them on."""
+
+    options: dict[str, Any] | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        self.options = None
 
 
 class Call(NamedTuple):
     """What the attention override needs in one call of the model; plain values and ready tensors only.
 
-    ``places`` maps (block type, block index) to the row of ``bias`` [blocks, B, 1, C].
+    Attributes:
+        rows: of the batch.
+        bias: [rows, 1, C] for every place; None without an adapter.
+        grounding: None while there is none.
+        inner: another node's attention override.
+        reached: collects the places that attention was called at.
+        anywhere: which attention is the picture's, in a model whose places no table knows.
     """
 
-    places: dict[tuple[str, int], int]
-    bias: Tensor
+    rows: int
+    bias: list[Tensor] | None
     grounding: Grounding | None
     inner: Callable | None
+    reached: set[int] | None = None
+    anywhere: Picture | None = None
 
 
 @dataclass(eq=False)
@@ -52,11 +76,13 @@ class Run:
     rows_at_once: int
     noise: Tensor | None = None
     shared_noise: SharedNoise | None = None
-    values: Tensor | None = None
+    values: list[Tensor] | None = None
     last_grounded_sigma: float = float("inf")
     given: Tensor | Trajectory | None = None
     conds: dict[str, list] = field(default_factory=dict)
-    cache: dict[Any, tuple[Tensor, Grounding | None]] = field(default_factory=dict)
+    cache: dict[Any, tuple[list[Tensor] | None, Grounding | None]] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)
+    checked: bool = False
 
     def is_negative(self, conds: list[list | None]) -> tuple[bool, ...]:
         """For each list of conditionings of a call, whether it belongs to the negative branch.
@@ -74,19 +100,21 @@ class Hooks:
 
     Attributes:
         plan: what the node asks for.
-        module: the adapter's weights.
+        module: the adapter's weights; None for grounding alone.
         bokeh_scale: factor on the bokeh values (bokeh_scale of the adapter times the user's strength).
         dtype: compute dtype of the model.
-        places: (block type, block index) -> position among the adapted blocks.
-        with_keys: whether the adapter adapts keys, so that grounding doubles them.
+        with_keys: whether grounding shares the pivot's keys: where the adapter adapts keys, and without one.
+        running: where the running call's options stand.
+        names: of the places; None for a model whose places no table knows.
     """
 
     plan: Plan
-    module: AdapterModule
+    module: AdapterModule | None
     bokeh_scale: float
     dtype: torch.dtype
-    places: dict[tuple[str, int], int]
     with_keys: bool
+    running: Running
+    names: tuple[str, ...] | None
 
     def wrappers(self) -> dict[str, Callable]:
         """Wrapper type -> function, to be added to the model under one key."""
@@ -147,9 +175,10 @@ class Hooks:
         run: Run = extra_args["model_options"]["transformer_options"][RUN]
         run.conds = guider.conds
         device = guider.model_patcher.load_device
-        annotations = [*(annotation(blur) for blur in run.rows.blurs), NO_ANNOTATION]
-        values = self.bokeh_scale * self.module.values(torch.tensor(annotations, device=device))
-        run.values = values.to(self.dtype)
+        if self.module is not None:
+            annotations = [*(annotation(blur) for blur in run.rows.blurs), NO_ANNOTATION]
+            values = self.module.values(torch.tensor(annotations, device=device))
+            run.values = [(self.bokeh_scale * value).to(self.dtype) for value in values]
         if self.plan.pivot is not None:
             steps = len(sigmas) - 1
             run.last_grounded_sigma = float(sigmas[grounding_steps(self.plan.pivot.grounding, steps)])
@@ -173,7 +202,12 @@ class Hooks:
                 pinned = sampling.noise_scaling(sigmas, noise, run.given.to(x).expand_as(noise))
             x = x.clone()
             x[run.rows.targets :] = pinned
-        return executor(x, timestep, model_options, *args, **kwargs)
+        out = executor(x, timestep, model_options, *args, **kwargs)
+        if run is not None and not run.checked:
+            run.checked = True
+            if self.module is not None or self.plan.pivot is not None:
+                check_reached(run.reached, self.names, executor.class_obj.inner_model.diffusion_model, model_options)
+        return out
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         options = model_options["transformer_options"]
@@ -215,10 +249,13 @@ class Hooks:
             [copy * len(run.rows) + row for copy in copies for row in turn] for turn in run.rows.turns(run.rows_at_once)
         ]
         out = None
-        with run.shared_noise.paused() if run.shared_noise else nullcontext():
+        with run.shared_noise.paused() if run.shared_noise else nullcontext(), self.running:
             for turn in turns:
                 call = self._call(run, turn, negative, grounded, x.device, transformer_options)
+                if self.names is None:
+                    call = call._replace(anywhere=Picture.of(x, c_crossattn))
                 options = {**transformer_options, CALL: call, "optimized_attention_override": attend}
+                self.running.options = options
                 if len(turns) == 1:
                     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
                 index = torch.tensor(expand(turn, len(roles), size), device=x.device)
@@ -245,11 +282,11 @@ class Hooks:
         if key not in run.cache:
             none = len(run.rows)
             entries = [none if minus else row % len(run.rows) for minus in negative for row in turn]
-            bias = run.values.to(device)[:, entries, None]
+            bias = None if run.values is None else [value.to(device)[entries, None] for value in run.values]
             run.cache[key] = bias, self._grounding(run.rows, turn, negative, device)
         bias, grounding = run.cache[key]
         inner = transformer_options.get("optimized_attention_override")
-        return Call(self.places, bias, grounding if grounded else None, inner)
+        return Call(len(negative) * len(turn), bias, grounding if grounded else None, inner, run.reached)
 
     def _grounding(
         self, rows: Rows, turn: list[int], negative: tuple[bool, ...], device: torch.device
@@ -273,6 +310,34 @@ class Hooks:
         return Grounding(*as_index, with_keys=self.with_keys)
 
 
+def marked(forward: Callable, places: tuple[int | None, ...], running: Running) -> Callable:
+    """The forward of a module that calls attention, which tells ``attend`` the places of these calls.
+
+    Packs that write a forward of the network anew call its blocks without the options that the host passes on; then
+    those of the running call stand in.
+    """
+    parameters = inspect.signature(forward).parameters.values()
+    names = [parameter.name for parameter in parameters]
+    if "transformer_options" not in names and all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+        return lambda *args, **kwargs: forward(*args, **kwargs)
+    index = names.index("transformer_options") if "transformer_options" in names else None
+
+    def with_places(*args, **kwargs):
+        positional = index is not None and len(args) > index
+        options = args[index] if positional else kwargs.get("transformer_options")
+        if not options or CALL not in options:
+            if running.options is None:
+                return forward(*args, **kwargs)
+            options = {**running.options, **(options or {})}
+        # A copy: its places are counted off by the owner's own attention calls, and nobody else sees them.
+        options = {**options, PLACES: places}
+        if positional:
+            return forward(*args[:index], options, *args[index + 1 :], **kwargs)
+        return forward(*args, **{**kwargs, "transformer_options": options})
+
+    return with_places
+
+
 def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
     """Attention override: grounding where it is on, and the bokeh value added for every token.
 
@@ -287,13 +352,33 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
             return call.inner(func, q, k, v, heads, mask, *args, **kwargs)
         return func(q, k, v, heads, mask, *args, **kwargs)
 
-    place = call.places.get((options["block_type"], options["block_index"]))
+    # Projections that leave queries, keys and values flat count tokens before heads.
+    tokens = 2 if kwargs.get("skip_reshape") else 1
+    place, places = None, options.get(PLACES)
+    if places:
+        # The options are the owner's own copy; its next attention call has the next place.
+        place, options[PLACES] = places[0], places[1:]
+    elif call.anywhere is not None and call.anywhere.is_seen(q, k, tokens, call.rows):
+        place = 0
     if place is None:
         return attention(q, k, v, mask)
-    bias = call.bias[place]
+    if call.reached is not None and not torch.compiler.is_compiling():
+        call.reached.add(place)
+    bias = None if call.bias is None else call.bias[place]
+    # A node that cuts pictures into tiles for attention alone (HyperTile) gives every row several.
+    tiles = q.shape[0] // call.rows
+    if tiles > 1:
+        # Its keys and values are whole still: the host's attention cuts them by looking at the queries' batch.
+        k, v = (part.reshape(q.shape[0], -1, *part.shape[2:]) for part in (k, v))
+        bias = None if bias is None else bias.repeat_interleave(tiles, dim=0)
+        if mask is not None and mask.ndim > 2 and mask.shape[0] == call.rows:
+            mask = mask.repeat_interleave(tiles, dim=0)
     if call.grounding is not None:
-        return add(grounded_attention(attention, q, k, v, call.grounding, mask), bias)
+        out = grounded_attention(attention, q, k, v, tiled(call.grounding, tiles, q.device), mask, tokens)
+        return out if bias is None else add(out, bias)
     out = attention(q, k, v, mask)
+    if bias is None:
+        return out
     # What another pack's override returns may be its own to keep.
     return out + bias if call.inner is not None else add(out, bias)
 

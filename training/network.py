@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
+import comfy.model_sampling
 import torch
 from comfy.ldm.modules.attention import attention_basic, attention_pytorch
 from comfy.model_patcher import ModelPatcher
@@ -27,6 +28,7 @@ from ..attention.module import AdapterModule
 from ..attention.run import CALL, Call, attend, row_index
 from ..host import training
 from ..weights.format import Adapter
+from .recipe import Unit
 
 
 class Network:
@@ -50,8 +52,8 @@ class Network:
         self.places = block_places(model, self.adapter)
         self.clone = adapt(model, self.adapter, self.module, self.places)
         network = self.clone.model.diffusion_model
-        for kind, blocks in (("double_blocks", network.double_blocks), ("single_blocks", network.single_blocks)):
-            for index in range(len(blocks)):
+        for kind in ("double_blocks", "single_blocks"):
+            for index in range(len(getattr(network, kind, ()))):
                 # Not by patches_replace: what it hands out as the original block is, by the time of the backward
                 # pass, the last block of all.
                 name = f"diffusion_model.{kind}.{index}.forward"
@@ -85,6 +87,16 @@ class Network:
             memory = 4 * self.clone.memory_required(list(shape))
             comfy.model_management.load_models_gpu([self.clone], memory_required=memory)
 
+    def noisy(self, unit: Unit) -> tuple[Tensor, Tensor]:
+        """A unit's latents with its noise, and their noise levels in the model's own scale."""
+        sampling = self.clone.get_model_object("model_sampling")
+        shares = unit.sigmas.to(self.device)
+        if isinstance(sampling, comfy.model_sampling.CONST):
+            sigmas = shares
+        else:
+            sigmas = sampling.sigma((len(sampling.sigmas) - 1) * shares).to(shares)
+        return sampling.noise_scaling(sigmas, unit.noise.to(self.device), unit.latents.to(self.device)), sigmas
+
     def velocity(
         self,
         x: Tensor,
@@ -104,8 +116,10 @@ class Network:
             guidance: for models that take it.
         """
         x, sigmas, context = x.to(self.device), sigmas.to(self.device), context.to(self.device)
-        values = self.adapter.settings.bokeh_scale * self.module.values(annotations.to(self.device))
-        call = Call(self.places, values.to(self.dtype)[:, :, None], self._grounding(pivots), _attention)
+        scale = self.adapter.settings.bokeh_scale
+        values = [scale * value for value in self.module.values(annotations.to(self.device))]
+        bias = [value.to(self.dtype)[:, None] for value in values]
+        call = Call(len(x), bias, self._grounding(pivots), _attention)
         # Options of other nodes (caches, samplers' tricks) belong to sampling and stay out.
         options = {CALL: call, "optimized_attention_override": attend}
         extra = {} if pooled is None else {"y": pooled.to(self.device)}

@@ -6,7 +6,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..attention.install import block_names, flux_network
+from ..attention.install import network_places
 from ..weights.format import Adapter, build_adapter
 from ..weights.settings import TEXT_TO_IMAGE
 from .recipe import Recipe
@@ -16,18 +16,18 @@ def new_adapter(model: ModelPatcher, recipe: Recipe) -> Adapter:
     """An adapter for ``model`` of the recipe's sizes: every ``up`` matrix is zero, so it is exact nothing.
 
     Raises:
-        ValueError: when the model is not native FLUX, or lacks a block of ``recipe.blocks``.
+        ValueError: when the model is of no known family, or lacks a block of ``recipe.blocks``.
     """
-    network = flux_network(model)
-    count = len(network.double_blocks) + len(network.single_blocks)
+    family, places = network_places(model)
+    count = len(places)
     numbers = tuple(range(count)) if recipe.blocks is None else tuple(sorted(set(recipe.blocks)))
     odd = [number for number in numbers if not 0 <= number < count]
     if odd or not numbers:
         raise ValueError(
             f"The recipe adapts {f'block {odd[0]}' if odd else 'no block'}, but this model has the blocks 0 to "
-            f"{count - 1} (double blocks first). Choose among these, or leave the choice out for all."
+            f"{count - 1}. Choose among these, or leave the choice out for all."
         )
-    width, rank, context, hidden = network.hidden_size, recipe.rank, recipe.context_dim, recipe.hidden_dim
+    rank, context, hidden = recipe.rank, recipe.context_dim, recipe.hidden_dim
     generator = torch.Generator().manual_seed(recipe.seed)
 
     def uniform(inputs: int, *shape: int) -> Tensor:
@@ -40,10 +40,13 @@ def new_adapter(model: ModelPatcher, recipe: Recipe) -> Adapter:
         "embedding.2.weight": uniform(hidden, context, hidden),
         "embedding.2.bias": uniform(hidden, context),
     }
-    parts = {"v": context} | ({"q": width} if recipe.unfreeze_q else {}) | ({"k": width} if recipe.unfreeze_k else {})
-    for number in numbers:
-        for part, inputs in parts.items():
+    chosen = [places[number] for number in numbers]
+    for number, place in enumerate(chosen):
+        parts = {"v": (context, place.width)}
+        parts |= {"q": (place.q.width,) * 2} if recipe.unfreeze_q else {}
+        parts |= {"k": (place.k.width,) * 2} if recipe.unfreeze_k else {}
+        for part, (inputs, width) in parts.items():
             tensors[f"blocks.{number}.{part}.down.weight"] = uniform(inputs, rank, inputs)
             tensors[f"blocks.{number}.{part}.up.weight"] = torch.zeros(width, rank)
-    settings = {"variant": TEXT_TO_IMAGE, "blocks": block_names(network, numbers)}
+    settings = {"variant": TEXT_TO_IMAGE, "family": family.name, "blocks": [place.name for place in chosen]}
     return build_adapter(tensors, settings, "new adapter")

@@ -221,14 +221,14 @@ class Trainer:
         return units
 
     def _loss(self, unit: Unit) -> Tensor:
-        """Sum over the rows of the mean squared error of the velocity noise - z."""
-        sigmas = unit.sigmas[:, None, None, None]
-        x = (1 - sigmas) * unit.latents + sigmas * unit.noise
-        velocity = self.network.velocity(
-            x, unit.sigmas, unit.annotations, unit.context, unit.pooled, unit.pivots, self.recipe.guidance
+        """Sum over the rows of the mean squared error of (x - z) / sigma: the velocity noise - z of a flow model, the
+        noise of the older ones."""
+        x, sigmas = self.network.noisy(unit)
+        found = self.network.velocity(
+            x, sigmas, unit.annotations, unit.context, unit.pooled, unit.pivots, self.recipe.guidance
         )
-        target = (unit.noise - unit.latents).to(velocity)
-        return (velocity - target).square().flatten(1).mean(1).sum()
+        target = ((x - unit.latents.to(x)) / sigmas[:, None, None, None]).to(found)
+        return (found - target).square().flatten(1).mean(1).sum()
 
     def _update(self, steps: int) -> None:
         recipe, weights = self.recipe, list(self.weights.values())

@@ -1,14 +1,18 @@
 """Adapter files on disk: reading every known format, writing this pack's own.
 
-The own format, version 1, is a public contract. It is one safetensors file (ending `.safetensors`):
+The own format, version 2, is a public contract. It is one safetensors file (ending `.safetensors`):
 
-- tensors: exactly the canonical names of `adapter.py`, all of one file in whatever of float32, bfloat16, float16
+- tensors: exactly the canonical names of `format.py`, all of one file in whatever of float32, bfloat16, float16
   was asked for. `to_k_bokeh` / `to_k_dof` is not stored.
-- metadata: `format` = "comfyui-bokeh-adapter", `format_version` = "1", `settings` = a JSON object with the keys of
-  the authors' config.json, all present: `attn_hidden_dim`, `blocks` (list of block names, or null where the
-  original gave none), `bokeh_context_dim`, `bokeh_hidden_dim`, `bokeh_input_dim` (1), `bokeh_scale`, `lora_alpha`
+- metadata: `format` = "comfyui-bokeh-adapter", `format_version` = "2", `settings` = a JSON object with `family` (of the
+  models that it fits: "flux", "unet", ...), `blocks` (the names of the adapted blocks; the tensors' numbers are
+  positions in this list) and keys of the authors' config.json: `attn_hidden_dim` (where all blocks are of one width),
+  `bokeh_context_dim`, `bokeh_hidden_dim`, `bokeh_input_dim` (1), `bokeh_scale`, `lora_alpha`
   (null = no scaling), `lora_rank` (null = full matrices), `lora_scale`, `unfreeze_k`, `unfreeze_q`; and `variant`
   ("text-to-image" or "image-to-image").
+
+Version 1 has no `family`: it is for FLUX.1, its tensors' numbers count the model's blocks, double blocks first, and
+`blocks` is null where the original gave no names. Adapters that came so are written so.
 
 For any file the settings come from a `config.json` beside it, else from its metadata (`settings` as above, or one
 JSON value under each key), else from the tensors. A config.json with none of these keys belongs to something
@@ -35,7 +39,7 @@ from .format import Adapter, AdapterError, build_adapter, is_finite
 from .settings import SETTING_KEYS
 
 FORMAT = "comfyui-bokeh-adapter"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")
 # EFBIG: a file-size limit is a full disk as far as the user is concerned.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
@@ -81,7 +85,8 @@ def write_adapter(adapter: Adapter, path: str | os.PathLike[str], dtype: torch.d
                 f"{path}: values of {name} are too large for {str(dtype).removeprefix('torch.')}. "
                 "Choose bfloat16 or float32."
             )
-    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "settings": json.dumps(_own_settings(adapter))}
+    version = FORMAT_VERSIONS[adapter.settings.by_name]
+    metadata = {"format": FORMAT, "format_version": version, "settings": json.dumps(_own_settings(adapter))}
     try:
         with whole_file(path) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
@@ -178,10 +183,10 @@ def _config_settings(path: Path) -> dict[str, object]:
 
 
 def _metadata_settings(path: Path, metadata: dict[str, str]) -> dict[str, object]:
-    if metadata.get("format") == FORMAT and metadata.get("format_version") != FORMAT_VERSION:
+    if metadata.get("format") == FORMAT and metadata.get("format_version") not in FORMAT_VERSIONS:
         raise AdapterError(
             f"{path}: is version {metadata.get('format_version')} of this pack's format, "
-            f"expected version {FORMAT_VERSION}. Update the pack."
+            f"expected version {' or '.join(FORMAT_VERSIONS)}. Update the pack."
         )
     try:
         if "settings" in metadata:
@@ -199,8 +204,10 @@ def _metadata_settings(path: Path, metadata: dict[str, str]) -> dict[str, object
 
 def _own_settings(adapter: Adapter) -> dict[str, object]:
     settings = adapter.settings
-    return {
-        "attn_hidden_dim": settings.width,
+    own: dict[str, object] = {"family": settings.family} if settings.by_name else {}
+    if len(set(settings.widths)) == 1:
+        own["attn_hidden_dim"] = settings.width
+    return own | {
         "blocks": settings.block_names and list(settings.block_names),
         "bokeh_context_dim": settings.context_dim,
         "bokeh_hidden_dim": adapter.tensors["embedding.0.weight"].shape[0],

@@ -11,8 +11,11 @@ arXiv 2512.12425): the authors' text-to-image adapter (`to_k_bokeh`, `to_v_bokeh
     blocks.{i}.k.down.weight [r, C]   blocks.{i}.k.up.weight [C, r]      the same for k
 
 or, with full matrices, `blocks.{i}.v.weight [C, X]`, `blocks.{i}.q.weight [C, C]`, `blocks.{i}.k.weight [C, C]`,
-each with an optional `.bias [C]`. i counts all attention blocks of the model, double blocks first. The authors'
-`to_k_bokeh` / `to_k_dof` is checked and dropped: the softmax over one context token is 1 whatever its key is.
+each with an optional `.bias [C]`. C is the block's own width; where a model has fewer key heads, k has a width of its
+own. i is the position in the settings' `blocks`, the names of the adapted blocks in order, in files that name the
+`family` of their model; in the authors' files and in older ones of ours it counts all attention blocks of a FLUX model,
+double blocks first. The authors' `to_k_bokeh` / `to_k_dof` is checked and dropped: the softmax over one context token
+is 1 whatever its key is.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ import torch
 from torch import Tensor
 
 from .settings import (
+    FLUX,
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
     AdapterError,
     AdapterSettings,
     check_against_tensors,
     check_block_names,
+    check_listed_names,
     parse_settings,
 )
 
@@ -58,6 +63,11 @@ class Adapter:
     tensors: dict[str, Tensor]
     source: str
 
+    def width(self, block: int, part: str) -> int | None:
+        """Columns that a block's "v", "q" or "k" writes; None where the adapter has no such part."""
+        names = (f"blocks.{block}.{part}.{leaf}" for leaf in ("up.weight", "weight"))
+        return next((self.tensors[name].shape[0] for name in names if name in self.tensors), None)
+
 
 def build_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, object] | None, source: str) -> Adapter:
     """Check the tensors of a file against each other and against its settings, and name them canonically.
@@ -82,7 +92,6 @@ def build_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, object] 
             "its metadata was lost. Convert the original adapter again."
         )
     actual = {
-        "attn_hidden_dim": sizes.width,
         "bokeh_input_dim": 1,
         "bokeh_hidden_dim": sizes.hidden,
         "bokeh_context_dim": sizes.context,
@@ -91,14 +100,21 @@ def build_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, object] 
         "unfreeze_k": unfreeze_k,
         "variant": variant,
     }
+    if len(set(sizes.widths)) == 1:
+        actual["attn_hidden_dim"] = sizes.widths[0]
     check_against_tensors(given, actual, source)
     indices = tuple(sorted(layout.blocks))
     names = given.get("blocks")
-    if names is not None:
+    by_name = "family" in given
+    if by_name:
+        check_listed_names(names, indices, source)
+    elif names is not None:
         check_block_names(names, indices, source)
     return Adapter(
         settings=AdapterSettings(
-            width=sizes.width,
+            family=given.get("family", FLUX),
+            by_name=by_name,
+            widths=sizes.widths,
             context_dim=sizes.context,
             blocks=indices,
             block_names=names,
@@ -118,7 +134,7 @@ def build_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, object] 
 
 @dataclass(frozen=True)
 class _Sizes:
-    width: int
+    widths: tuple[int, ...]
     context: int
     hidden: int
     rank: int | None
@@ -286,20 +302,25 @@ def _check_shapes(layout: _Layout, source: str) -> _Sizes:
     full = "weight" in value
     for leaf in ("weight",) if full else ("down.weight", "up.weight"):
         expect(layout.key(first, "v", leaf), value[leaf], None, None)
-    width = value["weight" if full else "up.weight"].shape[0]
+    widths = []
     rank = None if full else value["down.weight"].shape[0]
     for index, parts in sorted(layout.blocks.items()):
+        width = parts["v"]["weight" if full else "up.weight"].shape[0]
+        widths.append(width)
         for part, leaves in sorted(parts.items(), key=lambda item: item[0] != "v"):
-            came_in = width if part in ("q", "k") else context
+            own = width
+            if part == "k" and layout.variant is None:
+                own = leaves["weight" if full else "up.weight"].shape[0]
+            came_in = own if part in ("q", "k") else context
             shapes = {
                 "down.weight": (rank, came_in),
-                "up.weight": (width, rank),
-                "weight": (width, came_in),
-                "bias": (width,),
+                "up.weight": (own, rank),
+                "weight": (own, came_in),
+                "bias": (own,),
             }
             for leaf, tensor in leaves.items():
                 expect(layout.key(index, part, leaf), tensor, *shapes[leaf])
-    return _Sizes(width=width, context=context, hidden=hidden, rank=rank)
+    return _Sizes(widths=tuple(widths), context=context, hidden=hidden, rank=rank)
 
 
 def _check_finite(key: str, tensor: Tensor, source: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 TEXT_TO_IMAGE = "text-to-image"
 IMAGE_TO_IMAGE = "image-to-image"
+FLUX = "flux"
 
 _KINDS = {
     "attn_hidden_dim": "count",
@@ -17,6 +18,7 @@ _KINDS = {
     "bokeh_hidden_dim": "count",
     "bokeh_input_dim": "count",
     "bokeh_scale": "number",
+    "family": "text",
     "lora_alpha": "number or null",
     "lora_rank": "count or null",
     "lora_scale": "number",
@@ -31,6 +33,7 @@ _WORDS = {
     "names": "a list of block names, or null",
     "number": "a number",
     "number or null": "a number, or null",
+    "text": "a text",
     "true or false": "true or false",
     "variant": f'"{TEXT_TO_IMAGE}" or "{IMAGE_TO_IMAGE}"',
 }
@@ -45,15 +48,19 @@ class AdapterError(ValueError):
 class AdapterSettings:
     """What an adapter's tensors mean.
 
-    width: attention width C. context_dim: width X of the embedding. blocks: sorted indices of the adapted blocks
-    among all attention blocks, double blocks first; gaps allowed. block_names: the authors' names of the same
-    blocks ("transformer_blocks.0", "single_transformer_blocks.3") where a config.json gave them; only with them
-    can the depth of the model be checked. rank: None for full matrices. lora_alpha: None means a factor of 1,
-    otherwise every low-rank pair (v, q and k) is scaled by lora_alpha / rank. lora_scale: factor on q and k.
-    bokeh_scale: factor on v. variant: "text-to-image" or "image-to-image".
+    family: of the models that it fits ("flux", "unet", ...). by_name: whether block_names says which blocks they are,
+    in the order of blocks; else blocks counts those of a FLUX model. widths: attention width C of each block.
+    context_dim: width X of the embedding. blocks: the numbers i of the tensors; gaps only where they count blocks of
+    FLUX, double blocks first. block_names: also the authors' names ("transformer_blocks.0",
+    "single_transformer_blocks.3") where a config.json gave them; only with them can the depth of the model be checked.
+    rank: None for full matrices. lora_alpha: None means a factor of 1, otherwise every low-rank pair (v, q and k) is
+    scaled by lora_alpha / rank. lora_scale: factor on q and k. bokeh_scale: factor on v. variant: "text-to-image" or
+    "image-to-image".
     """
 
-    width: int
+    family: str = FLUX
+    by_name: bool = False
+    widths: tuple[int, ...]
     context_dim: int
     blocks: tuple[int, ...]
     block_names: tuple[str, ...] | None
@@ -64,6 +71,11 @@ class AdapterSettings:
     unfreeze_q: bool
     unfreeze_k: bool
     variant: str
+
+    @property
+    def width(self) -> int:
+        """The first block's attention width; of FLUX, every block's."""
+        return self.widths[0]
 
 
 def parse_settings(settings: Mapping[str, object], source: str) -> dict[str, object]:
@@ -98,6 +110,8 @@ def _fits(value: object, kind: str) -> bool:
         return isinstance(value, int) and not is_bool and value >= 1
     if kind.startswith("number"):
         return isinstance(value, int | float) and not is_bool and math.isfinite(value)
+    if kind == "text":
+        return isinstance(value, str)
     if kind == "variant":
         return value in (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)
@@ -111,6 +125,16 @@ def check_against_tensors(given: Mapping[str, object], actual: Mapping[str, obje
                 f"{source}: its settings say {key} = {_show(given[key])}, but its tensors have {key} = {_show(value)}. "
                 "Use the config.json that belongs to this file, or remove it."
             )
+
+
+def check_listed_names(names: tuple[str, ...] | None, indices: tuple[int, ...], source: str) -> None:
+    """Check that every block has one name of its own. Raises AdapterError with both counts."""
+    count = len(set(names or ()))
+    if names is None or count != len(names) or indices != tuple(range(count)):
+        raise AdapterError(
+            f"{source}: its settings name {count} different blocks, but its tensors adapt {len(indices)} blocks, "
+            f"numbered {_join(indices)}. Expected one name for each, numbered from 0: get the file again."
+        )
 
 
 def check_block_names(names: tuple[str, ...], indices: tuple[int, ...], source: str) -> None:

@@ -76,8 +76,10 @@ UNET = {
 def test_other_models_are_refused_by_name(config_class, extra, name):
     model = unet_model(config_class, UNET | extra)
     assert refusal(model, adapter_for()) == (
-        f"Bokeh adapters work on FLUX.1 models, but this model is {name}. "
-        "Connect a FLUX.1-dev model (or FLUX.1-Kontext-dev for the image-to-image adapter)."
+        'The adapter portrait.safetensors is made for models of the family "flux", but this model is '
+        f'{name} of the family "unet" (Stable Diffusion 1.5, SDXL). Use the adapter that was trained for this model. '
+        "Where there is none: words (Bokeh Words) and slider LoRAs (Bokeh LoRA) change the blur of any model without "
+        "an adapter, and Train Bokeh Adapter makes one."
     )
 
 
@@ -238,10 +240,10 @@ def test_weights_that_fit_the_models_dtype_are_not_copied():
 
 
 def test_removing_the_adapter_leaves_patches_of_other_packs(golden):
-    def theirs(q, k, v):
-        return q, k
+    def theirs(x):
+        return x
 
-    name = "diffusion_model.double_blocks.1.img_attn.norm.forward"
+    name = "diffusion_model.double_blocks.1.img_attn.qkv.forward"
     patched = golden.model.clone()
     patched.add_object_patch(name, theirs)
     swept = install(patched, adapter_for(), Plan((5.0,)))

@@ -1,0 +1,150 @@
+"""Model families: where in a network of the host bokeh acts. Tables only; ``install`` puts the hooks there.
+
+Another family is one more function here and one more line in ``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from comfy.ldm.chroma.model import Chroma
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.lumina.model import NextDiT
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from torch import nn
+
+from ..host import krea2
+
+
+class Columns(NamedTuple):
+    """Queries or keys: ``width`` columns, from ``start`` on, of the output of the network's module ``module``."""
+
+    module: str
+    start: int
+    width: int
+
+
+class Place(NamedTuple):
+    """One self-attention of a network.
+
+    Attributes:
+        name: what adapter files list.
+        owner: the module that calls it and is handed ``transformer_options``.
+        width: of its output, and so of the bokeh value.
+        q, k: where its queries and keys come from, before norm and rotary embedding; of the image where text has
+            projections of its own.
+        call: which of the owner's attention calls it is.
+        text_first: whether the prompt's tokens stand before the picture's in it. There are as many of them as its
+            tokens are more than the picture's; without text in it there are none.
+    """
+
+    name: str
+    owner: str
+    width: int
+    q: Columns
+    k: Columns
+    call: int = 0
+    text_first: bool = True
+
+
+class Family(NamedTuple):
+    """Models whose adapters have the same place names.
+
+    Attributes:
+        name: what adapter files call it. title: what its users call it.
+        holds: whether a network is one of them.
+        places: the network's self-attentions, in the order in which they run.
+    """
+
+    name: str
+    title: str
+    holds: Callable[[nn.Module], bool]
+    places: Callable[[nn.Module], Iterator[Place]]
+
+
+def _flux(network) -> Iterator[Place]:
+    width = network.hidden_size
+    for index in range(len(network.double_blocks)):
+        owner = f"double_blocks.{index}"
+        # The authors' names, in which their files list the blocks.
+        yield Place(f"transformer_blocks.{index}", owner, width, *_fused(f"{owner}.img_attn.qkv", width))
+    for index in range(len(network.single_blocks)):
+        owner = f"single_blocks.{index}"
+        yield Place(f"single_transformer_blocks.{index}", owner, width, *_fused(f"{owner}.linear1", width))
+
+
+def _unet(network) -> Iterator[Place]:
+    for name, block in network.named_modules():
+        # Blocks of the time axis belong to video models, whose rows are frames.
+        if isinstance(block, BasicTransformerBlock) and not block.disable_self_attn and "time_stack" not in name:
+            attention, width = f"{name}.attn1", block.n_heads * block.d_head
+            yield Place(attention, attention, width, *_pair(attention, "to_q", "to_k", width), text_first=False)
+
+
+def _sd3(network) -> Iterator[Place]:
+    for index, block in enumerate(network.joint_blocks):
+        owner, x_block = f"joint_blocks.{index}", block.x_block
+        width = x_block.attn.qkv.in_features
+        yield Place(owner, owner, width, *_fused(f"{owner}.x_block.attn.qkv", width))
+        if x_block.x_block_self_attn:
+            second = f"{owner}.x_block.attn2"
+            yield Place(second, owner, width, *_fused(f"{second}.qkv", width), call=1, text_first=False)
+
+
+def _qwen(network) -> Iterator[Place]:
+    for index, block in enumerate(network.transformer_blocks):
+        attention, width = f"transformer_blocks.{index}.attn", block.attn.inner_dim
+        yield Place(attention, attention, width, *_pair(attention, "to_q", "to_k", width))
+
+
+def _lumina(network) -> Iterator[Place]:
+    for index, block in enumerate(network.layers):
+        owner, attention = f"layers.{index}.attention", block.attention
+        width = attention.n_local_heads * attention.head_dim
+        keys = attention.n_local_kv_heads * attention.head_dim
+        yield Place(owner, owner, width, *_fused(f"{owner}.qkv", width, keys))
+
+
+def _krea2(network) -> Iterator[Place]:
+    for index, block in enumerate(network.blocks):
+        owner, attention = f"blocks.{index}.attn", block.attn
+        width = attention.heads * attention.headdim
+        yield Place(owner, owner, width, *_pair(owner, "wq", "wk", width, attention.kvheads * attention.headdim))
+
+
+def _fused(module: str, width: int, keys: int | None = None) -> tuple[Columns, Columns]:
+    return Columns(module, 0, width), Columns(module, width, keys or width)
+
+
+def _pair(owner: str, q: str, k: str, width: int, keys: int | None = None) -> tuple[Columns, Columns]:
+    return Columns(f"{owner}.{q}", 0, width), Columns(f"{owner}.{k}", 0, keys or width)
+
+
+def _is(kind: type[nn.Module]) -> Callable[[nn.Module], bool]:
+    return lambda network: isinstance(network, kind)
+
+
+FAMILIES = (
+    Family("flux2", "FLUX.2", lambda n: isinstance(n, Flux) and getattr(n.params, "global_modulation", False), _flux),
+    Family("flux", "FLUX.1", _is(Flux), _flux),
+    Family("chroma", "Chroma", _is(Chroma), _flux),
+    Family("unet", "Stable Diffusion 1.5, SDXL", _is(UNetModel), _unet),
+    Family("sd3", "Stable Diffusion 3.5", _is(MMDiT), _sd3),
+    Family("qwen-image", "Qwen-Image", _is(QwenImageTransformer2DModel), _qwen),
+    Family("lumina", "Z-Image, Lumina 2", _is(NextDiT), _lumina),
+    *(Family("krea2", "Krea 2", _is(kind), _krea2) for kind in krea2()),
+)
+
+
+def find(network: nn.Module | None) -> Family | None:
+    """The family of a network of the host; None where no table knows it."""
+    return next((family for family in FAMILIES if family.holds(network)), None)
+
+
+def titles() -> str:
+    """The models that adapters can be made for, as a list in words."""
+    return ", ".join(family.title for family in FAMILIES)
