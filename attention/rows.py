@@ -69,7 +69,7 @@ class Plan:
     Attributes:
         blurs: the values of a sweep, or the one value of a slider.
         pivot: None for ungrounded sampling.
-        one_scene: True for a sweep (every row is the same scene), False for a slider (every row of the
+        one_scene: True for a sweep (the rows of a scene differ in blur), False for a slider (every row of the
             batch is a picture of its own, with a pivot of its own).
         rows_at_once: how many targets go through the model together; 0 = all.
     """
@@ -81,27 +81,68 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of a running batch; the targets come first, in the user's order, pivots after them.
+class Row:
+    """One row of a running batch.
 
     Attributes:
-        targets: number of rows that the user sees.
-        blurs: blur of each row.
-        pivots: for each row the row that holds its scene; its own number when it is not grounded.
-        noise: for each row the target row whose starting noise it shares.
-        latents: for each row the target row whose starting latent it shares.
-        pinned: True when the rows after the targets follow a given latent.
+        blur: what the dial shows, 0..30.
+        scene: the scene it belongs to; rows of one scene start from the same noise and draw the same on the way.
+        level: which of its scene's levels it shows; of a pivot that is not among them, the nearest.
+        source: the user's row whose contents it shows: latent, prompt, masks, references, control pictures.
+        pivot: the row that holds its scene; its own number when it is not grounded.
+        shown: False for a row that the user did not ask for.
     """
 
-    targets: int
-    blurs: tuple[float, ...]
-    pivots: tuple[int, ...]
-    noise: tuple[int, ...]
-    latents: tuple[int, ...]
+    blur: float
+    scene: int
+    level: int
+    source: int
+    pivot: int
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The table of a running batch: the user's rows first, scene by scene, pivots that were added after them.
+
+    Everything that has one entry a picture is laid out by this table and nothing else.
+
+    Attributes:
+        table: one record a row.
+        pinned: True when the added rows follow a given latent.
+    """
+
+    table: tuple[Row, ...]
     pinned: bool = False
 
     def __len__(self) -> int:
-        return len(self.blurs)
+        return len(self.table)
+
+    def __getitem__(self, row: int) -> Row:
+        return self.table[row]
+
+    def column(self, name: str) -> tuple:
+        """One field of every record."""
+        return tuple(getattr(row, name) for row in self.table)
+
+    @property
+    def targets(self) -> int:
+        """Number of rows that the user sees."""
+        return sum(row.shown for row in self.table)
+
+    @property
+    def scenes(self) -> int:
+        return 1 + max(row.scene for row in self.table)
+
+    @property
+    def levels(self) -> int:
+        """Number of rows that the user sees of each scene."""
+        return self.targets // self.scenes
+
+    @property
+    def noise(self) -> tuple[int, ...]:
+        """For each row the user's row whose starting noise it takes: the first of its scene."""
+        return tuple(row.scene * self.levels for row in self.table)
 
     def turns(self, rows_at_once: int) -> list[list[int]]:
         """Split the rows into turns of at most ``rows_at_once`` rows, each with the pivots it needs.
@@ -109,54 +150,58 @@ class Rows:
         Every row is computed for its own sake in exactly one turn, except pivots, which come along in
         every turn that holds a row of theirs.
         """
-        holders = {pivot for row, pivot in enumerate(self.pivots) if pivot != row}
-        followers = [row for row in range(len(self)) if row not in holders]
+        holders = {row.pivot for number, row in enumerate(self.table) if row.pivot != number}
+        followers = [number for number in range(len(self)) if number not in holders]
         if rows_at_once <= 0 or len(followers) <= rows_at_once:
             return [list(range(len(self)))]
         groups = [followers[i : i + rows_at_once] for i in range(0, len(followers), rows_at_once)]
-        return [sorted({*group, *(self.pivots[row] for row in group)}) for group in groups]
+        return [sorted({*group, *(self[number].pivot for number in group)}) for group in groups]
 
 
 def arrange(plan: Plan, batch: int) -> Rows:
-    """Lay out a batch of ``batch`` user rows for a plan (DESIGN: one pivot row serves a whole sweep).
+    """Lay out a batch of ``batch`` user rows for a plan: in a sweep one scene after the other, each with all its
+    levels; of a slider every row is a scene of its own (DESIGN: one pivot row serves a whole scene).
 
-    A sweep whose pivot is one of its values needs no row besides its own; otherwise one row is added. A
-    slider with a pivot adds one pivot row for every picture of the batch.
+    A sweep whose pivot is one of its values needs no row besides its own; otherwise one row a scene is added.
 
     Raises:
         ValueError: when the batch does not fit the sweep or the pivot's latent.
     """
-    if plan.one_scene and batch != len(plan.blurs):
+    levels = len(plan.blurs)
+    if batch % levels:
         raise ValueError(
-            f"The sampler got a batch of {batch} latents, but the sweep has {len(plan.blurs)} blurs. "
+            f"The sampler got a batch of {batch} latents, but the sweep has {levels} blurs. "
             "Connect the latent output of the sweep node to the sampler."
         )
-    blurs = plan.blurs if plan.one_scene else plan.blurs * batch
-    own = tuple(range(batch))
-    scenes = (0,) * batch if plan.one_scene else own
-    pivot = plan.pivot
+    scenes, pivot = batch // levels, plan.pivot
     given = None if pivot is None else pivot.given
-    if pivot is None or (given is None and not plan.one_scene and pivot.blur == blurs[0]):
-        return Rows(batch, blurs, own, scenes, own)
-    if plan.one_scene and given is None and pivot.blur in blurs:
-        return Rows(batch, blurs, (blurs.index(pivot.blur),) * batch, scenes, own)
-    count = 1 if plan.one_scene else batch
-    if given is not None and given.shape[0] not in (1, count):
+    listed = plan.blurs.index(pivot.blur) if given is None and pivot is not None and pivot.blur in plan.blurs else None
+    added = pivot is not None and listed is None
+
+    def holder(scene: int, row: int) -> int:
+        if pivot is None:
+            return row
+        return batch + scene if added else scene * levels + listed
+
+    table = [
+        Row(blur, scene, level, scene * levels + level, holder(scene, scene * levels + level))
+        for scene in range(scenes)
+        for level, blur in enumerate(plan.blurs)
+    ]
+    if not added:
+        return Rows(tuple(table))
+    if given is not None and given.shape[0] not in (1, scenes):
         raise ValueError(
             f"The pivot's latent is a batch of {given.shape[0]}, but there "
-            f"{'is 1 scene' if count == 1 else f'are {count} scenes'}. "
+            f"{'is 1 scene' if scenes == 1 else f'are {scenes} scenes'}. "
             "Give one latent (LatentFromBatch picks one out of a batch)."
         )
-    added = tuple(range(batch, batch + count))
-    return Rows(
-        targets=batch,
-        blurs=blurs + (pivot.blur,) * count,
-        pivots=tuple(added[scene] for scene in scenes) + added,
-        noise=scenes + tuple(range(count)),
-        # In the second of two sampler nodes the latents already differ: the nearest blur stands in best.
-        latents=own + ((nearest(blurs, pivot.blur),) if plan.one_scene else own),
-        pinned=given is not None,
-    )
+    # The rows of a scene may differ already (the second of two samplers, a prompt a row): the nearest stands in best.
+    level = nearest(plan.blurs, pivot.blur)
+    table += [
+        Row(pivot.blur, scene, level, scene * levels + level, batch + scene, shown=False) for scene in range(scenes)
+    ]
+    return Rows(tuple(table), pinned=given is not None)
 
 
 def grounding_steps(grounding: float, steps: int) -> int:

@@ -24,6 +24,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .contents import lay_out, lay_out_mask
 from .equations import NO_ANNOTATION, Grounding, add, annotation, grounded_attention, tiled
 from .module import AdapterModule
 from .noise import SharedNoise
@@ -145,16 +146,18 @@ class Hooks:
         run = Run(rows, self.plan.rows_at_once)
         if tuple(range(len(rows))) != rows.noise:
             noise = noise[list(rows.noise)]
-            run.shared_noise = SharedNoise(rows.noise)
+            run.shared_noise = SharedNoise(rows.column("scene"))
         run.noise = noise if not rows.pinned or noise.any() else _noise_of_seed(noise, rows, seed)
+        guider = executor.class_obj
+        guider.conds = lay_out(guider.conds, rows)
+        if denoise_mask is not None:
+            denoise_mask = lay_out_mask(denoise_mask, rows, noise.ndim - 2)
         if len(rows) > rows.targets:
-            latent_image = latent_image[list(rows.latents)]
-            if denoise_mask is not None and denoise_mask.ndim > 2 and denoise_mask.shape[0] == rows.targets:
-                denoise_mask = denoise_mask[list(rows.latents)]
+            latent_image = latent_image[list(rows.column("source"))]
             callback = _without_pivots(callback, rows.targets)
             if "latent_shapes" in kwargs:
                 kwargs["latent_shapes"] = [latent_image.shape]
-        options = executor.class_obj.model_options["transformer_options"]
+        options = guider.model_options["transformer_options"]
         options[RUN] = run
         try:
             samples = executor(
@@ -176,7 +179,7 @@ class Hooks:
         run.conds = guider.conds
         device = guider.model_patcher.load_device
         if self.module is not None:
-            annotations = [*(annotation(blur) for blur in run.rows.blurs), NO_ANNOTATION]
+            annotations = [*map(annotation, run.rows.column("blur")), NO_ANNOTATION]
             values = self.module.values(torch.tensor(annotations, device=device))
             run.values = [(self.bokeh_scale * value).to(self.dtype) for value in values]
         if self.plan.pivot is not None:
@@ -296,7 +299,7 @@ class Hooks:
             for place, row in enumerate(turn):
                 here = chunk * len(turn) + place
                 copy, inside = divmod(row, len(rows))
-                pivot = copy * len(rows) + rows.pivots[inside]
+                pivot = copy * len(rows) + rows[inside].pivot
                 if minus or pivot == row:
                     others.append(here)
                 else:
@@ -393,9 +396,8 @@ def row_index(rows: list[int], device: torch.device) -> Tensor | slice:
 def _noise_of_seed(noise: Tensor, rows: Rows, seed: int) -> Tensor:
     """The noise that ``seed`` starts from, for the later of two sampler nodes: it adds none itself, but a pivot
     that follows a given latent needs at every level the noise that the first one started from."""
-    scenes = max(rows.noise) + 1
-    drawn = torch.randn((scenes, *noise.shape[1:]), generator=torch.Generator().manual_seed(seed))
-    return drawn[list(rows.noise)]
+    drawn = torch.randn((rows.scenes, *noise.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    return drawn[list(rows.column("scene"))]
 
 
 def _take(value: Any, index: Tensor, size: int) -> Any:

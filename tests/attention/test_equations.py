@@ -9,7 +9,7 @@ import torch
 
 from bokeh.attention.equations import Grounding, adapt_heads, grounded_attention
 from bokeh.attention.noise import SharedNoise
-from bokeh.attention.rows import Pivot, Plan, Rows, arrange, grounding_steps
+from bokeh.attention.rows import Pivot, Plan, arrange, grounding_steps
 
 B, H, L, D = 5, 3, 7, 4
 
@@ -76,32 +76,44 @@ def test_head_adapter_acts_on_all_heads_at_once(gradients):
 
 def test_one_pivot_row_serves_a_sweep_and_none_is_added_when_the_pivot_is_listed():
     outside = arrange(Plan((0.0, 8.0, 30.0), Pivot(15.0), one_scene=True), 3)
-    assert outside.blurs == (0.0, 8.0, 30.0, 15.0)
-    assert outside.pivots == (3, 3, 3, 3)
-    assert outside.noise == (0, 0, 0, 0)
-    # The nearest blur stands in for the pivot's starting latent.
-    assert outside.latents == (0, 1, 2, 1)
+    assert outside.column("blur") == (0.0, 8.0, 30.0, 15.0)
+    assert outside.column("pivot") == (3, 3, 3, 3)
+    assert outside.column("scene") == outside.noise == (0, 0, 0, 0)
+    # The nearest blur stands in for the contents of the pivot's row.
+    assert outside.column("source") == (0, 1, 2, 1)
+    assert outside.column("shown") == (True, True, True, False)
     inside = arrange(Plan((0.0, 15.0, 30.0, 15.0), Pivot(15.0), one_scene=True), 4)
-    assert inside.blurs == (0.0, 15.0, 30.0, 15.0)
-    assert inside.pivots == (1, 1, 1, 1)
+    assert inside.column("blur") == (0.0, 15.0, 30.0, 15.0)
+    assert inside.column("pivot") == (1, 1, 1, 1)
 
 
 def test_a_slider_batch_gets_a_pivot_for_every_picture():
     rows = arrange(Plan((25.0,), Pivot(15.0)), 3)
-    assert rows.blurs == (25.0, 25.0, 25.0, 15.0, 15.0, 15.0)
-    assert rows.pivots == (3, 4, 5, 3, 4, 5)
-    assert rows.noise == (0, 1, 2, 0, 1, 2)
+    assert rows.column("blur") == (25.0, 25.0, 25.0, 15.0, 15.0, 15.0)
+    assert rows.column("pivot") == (3, 4, 5, 3, 4, 5)
+    assert rows.column("source") == rows.noise == (0, 1, 2, 0, 1, 2)
     assert len(arrange(Plan((15.0,), Pivot(15.0)), 3)) == 3
     assert arrange(Plan((15.0,)), 2).noise == (0, 1)
 
 
+def test_scenes_stand_one_after_the_other_each_with_its_pivot():
+    rows = arrange(Plan((0.0, 30.0), Pivot(14.0), one_scene=True), 4)
+    assert rows.column("blur") == (0.0, 30.0, 0.0, 30.0, 14.0, 14.0)
+    assert rows.column("scene") == (0, 0, 1, 1, 0, 1)
+    assert rows.column("level") == (0, 1, 0, 1, 0, 0)
+    assert rows.column("source") == (0, 1, 2, 3, 0, 2)
+    assert rows.column("pivot") == (4, 4, 5, 5, 4, 5)
+    assert rows.noise == (0, 0, 2, 2, 0, 2)
+    assert (rows.targets, rows.scenes, rows.levels) == (4, 2, 2)
+
+
 def test_turns_cover_every_row_and_bring_its_pivot():
-    rows = Rows(targets=7, blurs=(0.0,) * 8, pivots=(7,) * 8, noise=(0,) * 8, latents=(0,) * 8)
+    rows = arrange(Plan((0.0,) * 7, Pivot(15.0), one_scene=True), 7)
     assert rows.turns(3) == [[0, 1, 2, 7], [3, 4, 5, 7], [6, 7]]
     assert rows.turns(0) == rows.turns(7) == [list(range(8))]
-    inside = Rows(targets=4, blurs=(0.0,) * 4, pivots=(2, 2, 2, 2), noise=(0,) * 4, latents=(0,) * 4)
+    inside = arrange(Plan((0.0, 8.0, 15.0, 30.0), Pivot(15.0), one_scene=True), 4)
     assert inside.turns(2) == [[0, 1, 2], [2, 3]]
-    free = Rows(targets=3, blurs=(0.0,) * 3, pivots=(0, 1, 2), noise=(0, 1, 2), latents=(0,) * 3)
+    free = arrange(Plan((15.0,)), 3)
     assert free.turns(2) == [[0, 1], [2]]
 
 

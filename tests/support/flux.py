@@ -21,12 +21,17 @@ GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 NEWER_FIELDS = {"txt_ids_dims": []} if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__ else {}
 
 
-def build_flux(sizes: dict, state: dict[str, Tensor] | None = None, dtype=torch.float32, seed: int = 0):
-    """A MODEL of these sizes (names as in the golden cases' ``flux``), with given or random weights."""
+def build_flux(
+    sizes: dict, state: dict[str, Tensor] | None = None, dtype=torch.float32, seed: int = 0, concat_channels: int = 0
+):
+    """A MODEL of these sizes (names as in the golden cases' ``flux``), with given or random weights.
+
+    ``concat_channels`` are what a variant takes beside the latent: 16 as Depth and Canny, 80 as Fill.
+    """
     config = comfy.supported_models.Flux(
         {
             "image_model": "flux",
-            "in_channels": sizes["in_channels"] // 4,
+            "in_channels": sizes["in_channels"] // 4 + concat_channels,
             "out_channels": sizes["in_channels"] // 4,
             "patch_size": 2,
             "vec_in_dim": sizes["pooled_projection_dim"],
