@@ -32,10 +32,11 @@ from .recipe import Unit
 
 
 class Network:
-    """A FLUX of the host whose adapter learns.
+    """A model of the host whose adapter learns.
 
     Args:
-        model: native FLUX; a clone of it is used, and between runs of ``ready`` nothing of training is on it.
+        model: of a family that adapters are made for; a clone of it is used, and between runs of ``ready`` nothing of
+            training is on it.
         adapter: what training starts from. Its tensors are copied.
         autocast: compute in bfloat16 what the model would compute in float32.
         checkpointing: compute blocks a second time in the backward pass instead of keeping their activations.
@@ -87,15 +88,23 @@ class Network:
             memory = 4 * self.clone.memory_required(list(shape))
             comfy.model_management.load_models_gpu([self.clone], memory_required=memory)
 
-    def noisy(self, unit: Unit) -> tuple[Tensor, Tensor]:
-        """A unit's latents with its noise, and their noise levels in the model's own scale."""
+    def noisy(self, unit: Unit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a unit's rows are trained on, in the model's own scale.
+
+        Returns:
+            latents with their noise [n, C, h, w]; their noise levels sigma [n]; the target of ``velocity``: noise - z
+            for flow models, the noise for the others; and each row's weight [n]. A model that predicts v is as good at
+            every level if its errors count sigma^2 + 1 times (Salimans & Ho, arXiv 2202.00512, section 4).
+        """
         sampling = self.clone.get_model_object("model_sampling")
-        shares = unit.sigmas.to(self.device)
+        latents, noise, shares = (part.to(self.device) for part in (unit.latents, unit.noise, unit.sigmas))
         if isinstance(sampling, comfy.model_sampling.CONST):
-            sigmas = shares
-        else:
-            sigmas = sampling.sigma((len(sampling.sigmas) - 1) * shares).to(shares)
-        return sampling.noise_scaling(sigmas, unit.noise.to(self.device), unit.latents.to(self.device)), sigmas
+            return sampling.noise_scaling(shares, noise, latents), shares, noise - latents, torch.ones_like(shares)
+        # A recipe draws shares of the way to pure noise.
+        sigmas = sampling.sigma((len(sampling.sigmas) - 1) * shares).to(shares)
+        predicts_v = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
+        weights = sigmas**2 + 1 if predicts_v else torch.ones_like(sigmas)
+        return sampling.noise_scaling(sigmas, noise, latents), sigmas, noise, weights
 
     def velocity(
         self,
@@ -107,7 +116,8 @@ class Network:
         pivots: tuple[int, ...],
         guidance: float,
     ) -> Tensor:
-        """The network's velocity, [n, C, h, w] float32; inside ``ready`` and after ``load``.
+        """(x - denoised) / sigma, [n, C, h, w] float32: the velocity of flow models, the noise of the others; inside
+        ``ready`` and after ``load``.
 
         Args:
             x: noisy latents [n, C, h, w]. sigmas: [n]. annotations: [n], blur / 30 or -1.
@@ -132,7 +142,6 @@ class Network:
                 transformer_options=options,
                 **extra,
             )
-        # The host answers denoised = x - sigma * velocity.
         return (x - denoised) / sigmas[:, None, None, None]
 
     def _grounding(self, pivots: tuple[int, ...]) -> Grounding | None:

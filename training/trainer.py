@@ -221,14 +221,12 @@ class Trainer:
         return units
 
     def _loss(self, unit: Unit) -> Tensor:
-        """Sum over the rows of the mean squared error of (x - z) / sigma: the velocity noise - z of a flow model, the
-        noise of the older ones."""
-        x, sigmas = self.network.noisy(unit)
+        """Sum over the rows of the mean squared error, each by its weight."""
+        x, sigmas, target, weights = self.network.noisy(unit)
         found = self.network.velocity(
             x, sigmas, unit.annotations, unit.context, unit.pooled, unit.pivots, self.recipe.guidance
         )
-        target = ((x - unit.latents.to(x)) / sigmas[:, None, None, None]).to(found)
-        return (found - target).square().flatten(1).mean(1).sum()
+        return (weights * (found - target.to(found)).square().flatten(1).mean(1)).sum()
 
     def _update(self, steps: int) -> None:
         recipe, weights = self.recipe, list(self.weights.values())

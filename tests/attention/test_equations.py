@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from bokeh.attention.equations import Grounding, adapt_heads, grounded_attention
+from bokeh.attention.equations import Grounding, adapt_columns, grounded_attention
 from bokeh.attention.noise import SharedNoise
 from bokeh.attention.rows import Pivot, Plan, arrange, grounding_steps
 
@@ -61,17 +61,33 @@ def test_masks_are_doubled_along_the_keys(shape):
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_head_adapter_acts_on_all_heads_at_once(gradients):
-    q, *_ = tensors()
-    weight = torch.randn(H * D, H * D, dtype=torch.float64)
-    flat = torch.stack([torch.cat([q[:, h, token] for h in range(H)], -1) for token in range(L)], 1)
-    expected = flat + 0.5 * flat @ weight.T
-    before = q.clone()
+def test_adapters_act_on_their_columns_of_a_projection_alone(gradients):
+    x = torch.randn(2, L, 12, dtype=torch.float64)
+    weights = [torch.randn(width, width, dtype=torch.float64) for width in (4, 3)]
+    expected = x.clone()
+    expected[..., 2:6] += 0.5 * x[..., 2:6] @ weights[0].T
+    expected[..., 7:10] += 0.5 * x[..., 7:10] @ weights[1].T
+    before = x.clone()
+    parts = [(2, 4, lambda part: part @ weights[0].T), (7, 3, lambda part: part @ weights[1].T)]
     with torch.set_grad_enabled(gradients):
-        ours = adapt_heads(q, lambda x: x @ weight.T, 0.5)
-    torch.testing.assert_close(ours.transpose(1, 2).flatten(2), expected)
+        ours = adapt_columns(x, parts, 0.5)
+    torch.testing.assert_close(ours, expected)
     # Training needs the input as it was; sampling saves the memory.
-    assert torch.equal(q, before) == gradients
+    assert torch.equal(x, before) == gradients
+
+
+def test_flat_tokens_are_joined_along_the_tokens_not_along_the_heads():
+    """SD3 hands flat queries and keys beside values [B, L, H, D], whose second last axis is the heads'."""
+    q, k, v = tensors()
+    expected = grounded_attention(plain_attention, q, k, v, grounding(True))
+
+    def flat_attention(q, k, v, mask):
+        q, k = (x.unflatten(2, (H, D)).transpose(1, 2) for x in (q, k))
+        return plain_attention(q, k, v.transpose(1, 2), mask)
+
+    flat_q, flat_k = (x.transpose(1, 2).flatten(2) for x in (q, k))
+    ours = grounded_attention(flat_attention, flat_q, flat_k, v.transpose(1, 2), grounding(True), tokens=1)
+    torch.testing.assert_close(ours, expected)
 
 
 def test_one_pivot_row_serves_a_sweep_and_none_is_added_when_the_pivot_is_listed():

@@ -272,7 +272,7 @@ if hasattr(supported, "Krea2"):
             txtheads=2,
             txtkvheads=2,
         ),
-        (16, 8, 8),
+        (16, 1, 8, 8),
         [None] * 4 + [0, 1, 2],
         [(f"blocks.{i}.attn.wq", 0, f"blocks.{i}.attn.wk", 0) for i in range(3)],
     )

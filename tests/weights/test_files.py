@@ -332,6 +332,6 @@ def test_missing_file_folder_empty_file_and_web_page(tmp_path):
 
 
 def test_newer_version_of_the_own_format(tmp_path):
-    metadata = {"format": "comfyui-bokeh-adapter", "format_version": "2", "settings": "{}"}
+    metadata = {"format": "comfyui-bokeh-adapter", "format_version": "3", "settings": "{}"}
     path = save(tmp_path / "own.safetensors", metadata=metadata)
-    assert error_of(path) == f"{path}: is version 2 of this pack's format, expected version 1. Update the pack."
+    assert error_of(path) == f"{path}: is version 3 of this pack's format, expected version 1 or 2. Update the pack."
