@@ -52,6 +52,8 @@ def _entry(entry: dict[str, Any], rows: Rows, controls: dict[int, ControlBase]) 
     blurs = entry.get(BLURS)
     laid = {}
     for name, value in entry.items():
+        if name == BLURS:
+            continue
         if isinstance(value, ControlBase):
             laid[name] = _control(value, rows, controls)
         elif isinstance(value, dict) and name == "model_conds":
@@ -106,6 +108,8 @@ def _places(count: int, name: str, rows: Rows, blurs: tuple[float, ...] | None) 
         block = len(blurs) if count > len(blurs) else 0
         return [row.scene * block + _of_blur(row.blur, blurs) for row in rows.table]
     targets = rows.targets
+    if count == len(rows):
+        return list(range(count))  # laid out already
     if count != targets and count == rows.scenes:
         return list(rows.column("scene"))
     if count != targets and count == rows.levels:

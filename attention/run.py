@@ -146,7 +146,7 @@ class Hooks:
         run = Run(rows, self.plan.rows_at_once)
         if tuple(range(len(rows))) != rows.noise:
             noise = noise[list(rows.noise)]
-            run.shared_noise = SharedNoise(rows.column("scene"))
+            run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
         run.noise = noise if not rows.pinned or noise.any() else _noise_of_seed(noise, rows, seed)
         guider = executor.class_obj
         guider.conds = lay_out(guider.conds, rows)

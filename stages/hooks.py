@@ -21,6 +21,7 @@ import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
+from ..attention.contents import lay_out
 from ..attention.noise import SharedNoise
 from ..attention.run import RUN as BLUR_RUN
 from .mixing import Stages, in_focus
@@ -179,9 +180,9 @@ def _prepare_sampling(executor, model, noise_shape, conds, model_options=None, *
         blur_run = options.get(BLUR_RUN)
         # One at a time: nested, the inner would hand the outer draws of another size than it looks for.
         if blur_run is not None:
-            blur_run.shared_noise = SharedNoise((0,) * len(blur_run.rows))
+            blur_run.shared_noise = SharedNoise((0,) * len(blur_run.rows), noise_shape)
         else:
-            run.shared_noise = SharedNoise((0,) * noise_shape[0])
+            run.shared_noise = SharedNoise((0,) * noise_shape[0], noise_shape)
     return executor(model, noise_shape, conds, model_options=model_options, **kwargs)
 
 
@@ -190,9 +191,13 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
     if run is None:
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *args, **kw)
     given = {"latent_image": latent_image, "denoise_mask": mask, "seed": extra_args.get("seed"), **run.shapes}
+    blur_run = extra_args["model_options"]["transformer_options"].get(BLUR_RUN)
 
     def encode(staged: StagedEntry, entry: dict[str, Any]) -> dict[str, Any]:
         model, device = guider.inner_model, guider.model_patcher.load_device
+        if blur_run is not None:
+            # A prompt a row is one for each of the user's rows; the pivot's rows have theirs from the table.
+            ((entry,),) = lay_out({staged.branch: [entry]}, blur_run.rows).values()
         (encoded,) = comfy.samplers.encode_model_conds(
             model.extra_conds, [entry], noise, device, staged.branch, **given
         )
