@@ -11,6 +11,25 @@ BLUR_MIN = 0.0
 BLUR_MAX = 30.0
 MAX_LEVELS = 200
 DEFAULT_PIVOT = 15.0
+# How many values a range has that does not say it.
+RANGE_LEVELS = 7
+# Smaller steps than labels and models tell apart.
+SMALLEST = 1e-3
+_NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+_RANGE = re.compile(rf"({_NUMBER})-({_NUMBER})(?:/(.*))?", re.DOTALL)
+_F_STOP = re.compile(r"(?<![A-Za-z])[fFƒ]\s*/?\s*[0-9]+(?:[.,][0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[0-9]+,[0-9]+")
+# What other keyboards and word processors write.
+_OTHER_SIGNS = {
+    ord("\N{FULLWIDTH SEMICOLON}"): ";",
+    ord("\N{FULLWIDTH COMMA}"): ",",
+    ord("\N{IDEOGRAPHIC COMMA}"): ", ",
+    ord("\N{FULLWIDTH SOLIDUS}"): "/",
+    ord("\N{HORIZONTAL ELLIPSIS}"): "..",
+    ord("\N{EN DASH}"): "-",
+    ord("\N{EM DASH}"): "-",
+    ord("\N{MINUS SIGN}"): "-",
+}
 
 
 class Scale(NamedTuple):
@@ -105,13 +124,20 @@ def parse_blurs(text: str) -> tuple[float, ...]:
 def parse_values(text: str, scale: Scale) -> tuple[float, ...]:
     """Read a list of values: numbers and ranges, separated by commas, semicolons or spaces.
 
-    ``first..last/count`` stands for ``count`` evenly spaced values, both ends included;
-    ``first..last`` steps by one. Order and duplicates are kept.
+    ``first..last/count`` stands for ``count`` evenly spaced values, both ends included; ``first..last`` steps by one.
+    ``first-last`` is seven of them, ``first-last/count`` as many as it says. Where semicolons separate, a comma inside
+    a number is a decimal comma. Order and duplicates are kept.
 
     Raises:
         ValueError: naming the entry that is wrong and what would be right.
     """
-    entries = [entry for entry in re.split(r"[,;\s]+", text.strip()) if entry]
+    if f_stop := _F_STOP.search(text):
+        raise ValueError(
+            f"'{_short(f_stop[0])}' is an f-stop, but this list is of {scale.name}s from {scale.low:g} to "
+            f"{scale.high:g}. Bokeh Lens tells the blur of an f-stop; write that blur here, and give Bokeh Lens the "
+            "sweep to have it labelled with f-stops."
+        )
+    entries = _entries(text, scale)
     if not entries:
         raise ValueError(
             f"The list of {scale.name}s is empty. Write numbers from {scale.low:g} to {scale.high:g}, for example: "
@@ -127,17 +153,43 @@ def parse_values(text: str, scale: Scale) -> tuple[float, ...]:
     return tuple(values)
 
 
+def _entries(text: str, scale: Scale) -> list[str]:
+    text = re.sub(r"\s*(\.\.|/|(?<=\s)-(?=\s))\s*", r"\1", text.translate(_OTHER_SIGNS).strip())
+    if ";" in text:
+        parts = [part for part in re.split(r"[;\s]+|,(?=\s)|,$", text) if part]
+        wrong = [part for part in parts if re.search(",[0-9]*,", part)]
+        parts = [part.replace(",", ".") for part in parts]
+    else:
+        parts = [part for part in re.split(r"\s*,\s+|\s+", text) if part]
+        # "2,5 7,5" and "2,5, 7,5", but not "0,4,8,15": there every comma separates.
+        wrong = [part for part in parts if _DECIMAL_COMMA.fullmatch(part)] if len(parts) > 1 else []
+        if any(part.count(",") > 1 for part in parts):
+            wrong = []
+        parts = [entry for part in parts for entry in part.split(",") if entry]
+    if wrong:
+        raise ValueError(
+            f"The commas of '{_short(text)}' can be read in two ways: '{_short(wrong[0])}' as one number or as several "
+            f"{scale.name}s. Write a point in numbers, 2.5, and a comma and a space between them."
+        )
+    return parts
+
+
 def _expand(entry: str, scale: Scale) -> list[float]:
     first_text, is_range, rest = entry.partition("..")
-    if not is_range:
+    if by_dash := _RANGE.fullmatch(entry):
+        first_text, last_text, count_text = by_dash.groups()
+        count_text = str(RANGE_LEVELS) if count_text is None else count_text
+    elif is_range:
+        last_text, has_count, count_text = rest.partition("/")
+        count_text = count_text if has_count else None
+    else:
         return [_value(entry, entry, scale)]
-    last_text, has_count, count_text = rest.partition("/")
     first, last = _value(first_text, entry, scale), _value(last_text, entry, scale)
-    if not has_count:
+    if count_text is None:
         step = math.copysign(1.0, last - first)
         return [first + step * i for i in range(int(abs(last - first)) + 1)]
     count = _count(count_text, entry)
-    if count == 1:
+    if count == 1 or (by_dash and first == last):
         return [first]
     # Each value from both ends, so that the last one is exactly `last`.
     return [(first * (count - 1 - i) + last * i) / (count - 1) for i in range(count)]
@@ -145,21 +197,38 @@ def _expand(entry: str, scale: Scale) -> list[float]:
 
 def _value(text: str, entry: str, scale: Scale) -> float:
     try:
-        value = float(text)
+        # Python's own way to write thousands is nobody else's.
+        value = float(text.replace("_", "?"))
     except ValueError:
-        where = "" if text == entry else f" in '{entry}'"
+        where = "" if text == entry else f" in '{_short(entry)}'"
         raise ValueError(
-            f"'{text}'{where} is not a number. Write {scale.name}s from {scale.low:g} to {scale.high:g} or ranges "
-            f"such as {scale.example[1]}"
+            f"'{_short(text)}'{where} is not a number. Write {scale.name}s from {scale.low:g} to {scale.high:g} or "
+            f"ranges such as {scale.example[1]}"
         ) from None
     if not scale.low <= value <= scale.high:  # also false for nan
-        raise ValueError(f"{scale.name.capitalize()} {text} is outside {scale.low:g} to {scale.high:g}. {scale.ends}")
+        raise ValueError(
+            f"{scale.name.capitalize()} {_short(text)} is outside {scale.low:g} to {scale.high:g}. {scale.ends}"
+        )
+    if 0 < abs(value) < SMALLEST:
+        raise ValueError(
+            f"{scale.name.capitalize()} {_short(text)} is too small to be told from 0. Write 0, or at least "
+            f"{SMALLEST:g}."
+        )
     return value
 
 
 def _count(text: str, entry: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"'{entry}' asks for '{text}' values. The count after / must be a whole number from 1 up.")
-    if int(text) > MAX_LEVELS:
-        raise ValueError(f"'{entry}' asks for {text} values, at most {MAX_LEVELS} are possible. Use a smaller count.")
+    # Python refuses to read thousands of digits, and so do people.
+    if not text.isdecimal() or (len(text) <= 9 and int(text) < 1):
+        raise ValueError(
+            f"'{_short(entry)}' asks for '{_short(text)}' values. The count after / must be a whole number from 1 up."
+        )
+    if len(text) > 9 or int(text) > MAX_LEVELS:
+        raise ValueError(
+            f"'{_short(entry)}' asks for {_short(text)} values, at most {MAX_LEVELS} are possible. Use a smaller count."
+        )
     return int(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
