@@ -47,12 +47,11 @@ def test_blur_of_real_cameras_as_worked_out_by_hand(camera):
     assert blur_of(focal_length, f_number, focus, sensor_width, *size) == pytest.approx(expected, rel=2e-6)
 
 
-@pytest.mark.parametrize("camera", CAMERAS)
-@pytest.mark.parametrize("blur", [0.1, 1.0, 7.3, 30.0])
-def test_blur_to_f_number_and_back(camera, blur):
-    focal_length, _, focus, sensor_width, size, _ = CAMERAS[camera]
-    f_number = f_number_of(blur, focal_length, focus, sensor_width, *size)
-    assert blur_of(focal_length, f_number, focus, sensor_width, *size) == pytest.approx(blur, rel=1e-12)
+def test_blur_to_f_number_and_back():
+    for focal_length, _, focus, sensor_width, size, _ in CAMERAS.values():
+        for blur in (0.1, 7.3, 30.0):
+            f_number = f_number_of(blur, focal_length, focus, sensor_width, *size)
+            assert blur_of(focal_length, f_number, focus, sensor_width, *size) == pytest.approx(blur, rel=1e-12)
 
 
 def test_a_closed_aperture_is_blur_0_both_ways():
@@ -141,12 +140,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "message"), WRONG)
-def test_what_no_lens_can_be_is_refused_with_its_value(wrong, message):
+def test_what_no_lens_can_be_is_refused_with_its_value():
     lens = {"focal_length": 50, "f_number": 1.8, "focus_distance": 2.0, "sensor_width": 36.0}
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        blur_of(**{**lens, "width": 768, "height": 512, **wrong})
-    assert str(error.value).startswith(message)
+    for wrong, message in WRONG:
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            blur_of(**{**lens, "width": 768, "height": 512, **wrong})
+        assert str(error.value).startswith(message)
 
 
 def test_distances_and_blurs_below_0_are_refused():
@@ -175,27 +174,20 @@ CAMERA = {
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_the_lens_is_read_from_every_format(tmp_path, ending):
-    exif = read_exif(photo(tmp_path / f"a.{ending}", CAMERA))
+def test_the_lens_is_read_from_every_format_and_an_upright_photo_has_the_size_it_is_looked_at(tmp_path, ending):
+    exif = read_exif(photo(tmp_path / f"a.{ending}", CAMERA, orientation=6))
     assert (exif.focal_length, exif.focal_length_35mm, exif.f_number) == (85.7, 86.0, 1.8)
-    assert (exif.focus_distance, exif.width, exif.height, exif.notes) == (2.5, 60, 40, ())
+    assert (exif.focus_distance, exif.width, exif.height, exif.notes) == (2.5, 40, 60, ())
     with Image.open(tmp_path / f"a.{ending}") as image:
         assert read_exif(image) == exif
 
 
-@pytest.mark.parametrize("ending", FORMATS)
-def test_an_upright_photo_has_the_size_it_is_looked_at(tmp_path, ending):
-    exif = read_exif(photo(tmp_path / f"a.{ending}", CAMERA, orientation=6))
-    assert (exif.width, exif.height) == (40, 60)
-
-
-@pytest.mark.parametrize("ending", FORMATS)
-def test_what_a_photo_does_not_say_stays_open_without_a_note(tmp_path, ending):
-    exif = read_exif(photo(tmp_path / f"a.{ending}", {"FNumber": IFDRational(28, 10)}))
-    assert exif.f_number == 2.8
+def test_what_a_photo_does_not_say_stays_open_without_a_note(tmp_path):
+    exif = read_exif(photo(tmp_path / "a.jpg", {"FNumber": IFDRational(28, 10)}))
+    assert (exif.f_number, exif.width, exif.height) == (2.8, 60, 40)
     assert (exif.focal_length, exif.focal_length_35mm, exif.focus_distance, exif.notes) == (None, None, None, ())
-    Image.new("RGB", (60, 40)).save(tmp_path / f"b.{ending}")
-    assert read_exif(tmp_path / f"b.{ending}").f_number is None
+    Image.new("RGB", (60, 40)).save(tmp_path / "b.jpg")
+    assert read_exif(tmp_path / "b.jpg").f_number is None
 
 
 ABSURD = [
@@ -209,24 +201,23 @@ ABSURD = [
 ]
 
 
-@pytest.mark.parametrize("ending", FORMATS)
-@pytest.mark.parametrize(("tag", "value", "note"), ABSURD)
-def test_absurd_values_count_as_missing_with_a_note(tmp_path, ending, tag, value, note):
-    exif = read_exif(photo(tmp_path / f"a.{ending}", {**CAMERA, tag: value}))
-    values = (exif.focal_length, exif.focal_length_35mm, exif.f_number, exif.focus_distance)
-    assert values.count(None) == 1
-    (said,) = exif.notes
-    assert said.startswith(f"The photo's {note}")
-    assert said.endswith("counts as missing.")
+def test_absurd_values_count_as_missing_with_a_note(tmp_path):
+    for tag, value, note in ABSURD:
+        exif = read_exif(photo(tmp_path / "a.jpg", {**CAMERA, tag: value}))
+        values = (exif.focal_length, exif.focal_length_35mm, exif.f_number, exif.focus_distance)
+        assert values.count(None) == 1, tag
+        (said,) = exif.notes
+        assert said.startswith(f"The photo's {note}")
+        assert said.endswith("counts as missing.")
 
 
-@pytest.mark.parametrize("value", ["wide open", b"\x01\x02", -1.8, math.inf, math.nan, (1.8, 2.8)])
-def test_values_of_other_kinds_count_as_missing_with_a_note(value):
-    image = Image.new("RGB", (60, 40))
-    image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FNumber] = value
-    exif = read_exif(image)
-    assert exif.f_number is None
-    assert len(exif.notes) == 1
+def test_values_of_other_kinds_count_as_missing_with_a_note():
+    for value in ("wide open", b"\x01\x02", -1.8, math.inf, math.nan, (1.8, 2.8)):
+        image = Image.new("RGB", (60, 40))
+        image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FNumber] = value
+        exif = read_exif(image)
+        assert exif.f_number is None, value
+        assert len(exif.notes) == 1
 
 
 @pytest.mark.parametrize("ending", ["png", "webp"])

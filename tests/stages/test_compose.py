@@ -68,20 +68,18 @@ def perp_neg_guider(model, positive, negative):
     )[0]
 
 
-@pytest.mark.parametrize("guider", [cfg_guider, dual_guider, perp_neg_guider])
-def test_guiders_of_every_kind(scene, guider):
-    assert_each_stage_is_a_run_of_its_own(scene, scene.positive(), scene.mixed(), guider=guider)
+@pytest.mark.parametrize("guider", [dual_guider, perp_neg_guider])
+def test_guiders_of_other_kinds(unet, guider):
+    assert_each_stage_is_a_run_of_its_own(unet, unet.positive(), unet.mixed(), guider=guider)
 
 
-def test_a_lora_on_the_model(scene):
-    name = next(key for key in scene.model.model.state_dict() if key.endswith(("img_in.weight", "out.2.weight")))
-    change = torch.randn(scene.model.model.state_dict()[name].shape, generator=torch.Generator().manual_seed(3)) * 0.1
-    model = scene.model.clone()
+def test_a_lora_on_the_model(flux):
+    name = next(key for key in flux.model.model.state_dict() if key.endswith("img_in.weight"))
+    change = torch.randn(flux.model.model.state_dict()[name].shape, generator=torch.Generator().manual_seed(3)) * 0.1
+    model = flux.model.clone()
     model.add_patches({name: ("diff", (change,))})
-    assert_each_stage_is_a_run_of_its_own(scene, scene.positive(), scene.mixed(), model=model)
-    (plain, patched) = (
-        in_one_run(scene, cfg_guider(m, scene.positive(), scene.negative())) for m in (scene.model, model)
-    )
+    assert_each_stage_is_a_run_of_its_own(flux, flux.positive(), flux.mixed(), model=model)
+    (plain, patched) = (in_one_run(flux, cfg_guider(m, flux.positive(), flux.negative())) for m in (flux.model, model))
     assert relative_error(plain, patched) > 1e-3
 
 
@@ -147,12 +145,12 @@ def test_nodes_between_us_and_the_sampler_are_heard(flux):
     assert relative_error(ours, in_one_run(flux, cfg_guider(model, staged, flux.negative()))) > 1e-4
 
 
-def test_a_staged_prompt_zeroed_out_is_no_staged_prompt(scene):
-    model, staged = scene.staged()
+def test_a_staged_prompt_zeroed_out_is_no_staged_prompt(flux):
+    model, staged = flux.staged()
     (zero,) = run_node("ConditioningZeroOut", conditioning=staged)
-    (expected,) = run_node("ConditioningZeroOut", conditioning=scene.positive())
-    ours = in_one_run(scene, cfg_guider(model, staged, zero))
-    assert torch.equal(ours, in_one_run(scene, cfg_guider(model, staged, expected)))
+    (expected,) = run_node("ConditioningZeroOut", conditioning=flux.positive())
+    ours = in_one_run(flux, cfg_guider(model, staged, zero))
+    assert torch.equal(ours, in_one_run(flux, cfg_guider(model, staged, expected)))
 
 
 # With a blur adapter on the same model
@@ -181,38 +179,38 @@ def test_the_adapter_decides_how_much_and_the_stages_what(flux, adapter, stage_f
 # Wired wrongly
 
 
-def test_the_prompt_without_the_model_is_refused(scene):
-    _, staged = scene.staged()
+def test_the_prompt_without_the_model_is_refused(flux):
+    _, staged = flux.staged()
     message = (
         "The positive prompt of this sampler comes from Bokeh Stage, but its model does not. Connect the model output "
         "of the same node to the sampler as well."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        in_one_run(scene, cfg_guider(scene.model, staged, scene.negative()))
+        in_one_run(flux, cfg_guider(flux.model, staged, flux.negative()))
 
 
-def test_the_model_without_the_prompt_samples_plainly_and_says_so(scene, caplog):
-    model, _ = scene.staged()
+def test_the_model_without_the_prompt_samples_plainly_and_says_so(flux, caplog):
+    model, _ = flux.staged()
     with caplog.at_level(logging.WARNING):
-        ours = in_one_run(scene, cfg_guider(model, scene.positive(), scene.negative()))
+        ours = in_one_run(flux, cfg_guider(model, flux.positive(), flux.negative()))
     assert "no prompt of this sampler comes from Bokeh Stage" in caplog.text
-    assert torch.equal(ours, in_one_run(scene, cfg_guider(scene.model, scene.positive(), scene.negative())))
+    assert torch.equal(ours, in_one_run(flux, cfg_guider(flux.model, flux.positive(), flux.negative())))
 
 
-def test_a_prompt_changed_behind_the_node_is_refused(scene):
-    model, staged = scene.staged()
-    (longer,) = run_node("ConditioningConcat", conditioning_to=staged, conditioning_from=scene.local())
+def test_a_prompt_changed_behind_the_node_is_refused(flux):
+    model, staged = flux.staged()
+    (longer,) = run_node("ConditioningConcat", conditioning_to=staged, conditioning_from=flux.local())
     message = (
         "A node between Bokeh Stage and the sampler changes the prompt itself, as Conditioning (Concat) and (Average) "
         "do. Put it before Bokeh Stage, so that both stages have it."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        in_one_run(scene, cfg_guider(model, longer, scene.negative()))
+        in_one_run(flux, cfg_guider(model, longer, flux.negative()))
 
 
-def test_an_interrupt_leaves_the_model_clean(scene):
-    model, staged = scene.staged()
-    whole = in_one_run(scene, cfg_guider(model, staged, scene.negative()))
+def test_an_interrupt_leaves_the_model_clean(flux):
+    model, staged = flux.staged()
+    whole = in_one_run(flux, cfg_guider(model, staged, flux.negative()))
 
     def interrupt(executor, x, t, *args, **kwargs):
         raise comfy.model_management.InterruptProcessingException
@@ -220,5 +218,5 @@ def test_an_interrupt_leaves_the_model_clean(scene):
     watched = model.clone()
     watched.add_wrapper_with_key("apply_model", "test", interrupt)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        in_one_run(scene, cfg_guider(watched, staged, scene.negative()))
-    assert torch.equal(in_one_run(scene, cfg_guider(model, staged, scene.negative())), whole)
+        in_one_run(flux, cfg_guider(watched, staged, flux.negative()))
+    assert torch.equal(in_one_run(flux, cfg_guider(model, staged, flux.negative())), whole)
