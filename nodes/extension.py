@@ -8,6 +8,7 @@ from ..weights.folder import register_folder
 from .adapter import BokehLoadAdapter, BokehSaveAdapter
 from .blur import BokehBlur, BokehPivot, BokehSweep
 from .demo import BokehDemoModel
+from .focus import BokehFocus
 from .invert import BokehInvert
 from .lens import BokehLens
 from .pairs import BokehPairs
@@ -40,6 +41,7 @@ class BokehExtension(ComfyExtension):
             BokehLens,
             BokehStage,
             BokehStageSweep,
+            BokehFocus,
             BokehRender,
             BokehMatchColors,
             BokehSweepGrid,

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..host import make_findable
 
 ADAPTER = io.Custom("BOKEH_ADAPTER")
+FOCUS = io.Custom("BOKEH_FOCUS")
 PAIRS = io.Custom("BOKEH_PAIRS")
 PIVOT = io.Custom("BOKEH_PIVOT")
 SWEEP = io.Custom("BOKEH_SWEEP")

@@ -1,0 +1,295 @@
+"""Where a picture is in focus, and through which lens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management
+import torch
+import torch.nn.functional as F
+from comfy.utils import ProgressBar
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..optics.depth import disparity_of, focus_at, focus_in
+from ..optics.focus import (
+    LENSES,
+    SHARP_DISC,
+    Focus,
+    Lens,
+    blurs_of,
+    disparity_of_metres,
+    in_words,
+    parse_planes,
+    pulled,
+    scaled,
+    smoothed,
+)
+from ..optics.lens import SENSORS
+from .schema import FOCUS, blur_slider, schema
+
+_BRIGHT, _DARK, _METRES = "near is bright", "near is dark", "metres"
+_POINT, _MASK, _DISTANCES = "point", "mask", "distances"
+_OFF, _EVEN, _EASED = "off", "even", "eased"
+_OWN, _BLUR = "own lens", "blur"
+# Deviation in frames of the mean over time that a clip's plane of focus is.
+_CALM = 3.0
+# Longer side of the copies that the page draws its preview from.
+_PREVIEW_SIDE = 768
+
+_GEOMETRY = io.Custom("MOGE_GEOMETRY")
+
+
+class BokehFocus(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            "focus point",
+            "refocus",
+            "rack focus",
+            "lens presets",
+            node_id="BokehFocus",
+            display_name="Bokeh Focus",
+            description="Choose what is in focus by a click in the picture, and the aperture by a turn of the ring.",
+            inputs=[
+                io.Image.Input("image", tooltip="The picture, or the frames of a clip."),
+                io.MultiType.Input(
+                    "depth",
+                    types=[io.Image, _GEOMETRY],
+                    optional=True,
+                    tooltip="Its depth: a grey map from any depth node, distances in metres, or the geometry of MoGe, "
+                    "which is in metres. Without one, the mask is the depth: the subject near, everything else far.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White on the subject. The depth where there is no other, and what focus by mask focuses "
+                    "on.",
+                ),
+                io.Combo.Input(
+                    "depth_is",
+                    options=[_BRIGHT, _DARK, _METRES],
+                    tooltip="What the depth picture shows: grey with near things bright (Depth Anything, MiDaS) or "
+                    "dark, or distances in metres. The geometry of MoGe is always in metres.",
+                ),
+                _metres("nearest", 1.0, "For a grey map and a lens: how far away the nearest thing is, in metres."),
+                _metres("farthest", 10.0, "For a grey map and a lens: how far away the farthest thing is, in metres."),
+                io.Combo.Input(
+                    "focus_by",
+                    options=[_POINT, _MASK, _DISTANCES],
+                    tooltip="What is sharp: what lies at the point below, what the mask shows, or the distances below.",
+                ),
+                _part("focus_x", 0.5, "The point to focus on: 0 = left edge of the picture, 1 = right edge."),
+                _part("focus_y", 0.5, "The point to focus on: 0 = upper edge of the picture, 1 = lower edge."),
+                io.String.Input(
+                    "distances",
+                    default="2",
+                    tooltip="For focus by distances: metres where the depth is in metres or a lens is chosen, else 0 "
+                    "(far) to 1 (near). Several are a sweep: 1.2, 2, 4 or 1..4/7, seven from 1 to 4.",
+                ),
+                io.Combo.Input(
+                    "pull",
+                    options=[_OFF, _EVEN, _EASED],
+                    tooltip="Pull the focus from what is chosen above to the point below: evenly, or starting and "
+                    "ending slowly. Over the frames of a clip, or as a sweep of one picture.",
+                ),
+                _part("pull_x", 0.5, "Where the pull ends: 0 = left edge, 1 = right edge."),
+                _part("pull_y", 0.5, "Where the pull ends: 0 = upper edge, 1 = lower edge."),
+                io.Int.Input(
+                    "pull_steps",
+                    default=7,
+                    min=2,
+                    max=200,
+                    tooltip="How many pictures a pull makes of one picture. A clip has its frames.",
+                ),
+                io.Combo.Input(
+                    "lens",
+                    options=[*LENSES, _OWN, _BLUR],
+                    tooltip="A lens on its sensor; own lens takes the values below, blur a strength without any lens.",
+                ),
+                io.Float.Input(
+                    "f_number",
+                    default=0.0,
+                    min=0.0,
+                    max=64.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="The aperture: 1.8 for f/1.8; a smaller number blurs more. 0 = as written on the lens.",
+                ),
+                io.Float.Input(
+                    "focal_length",
+                    default=50.0,
+                    min=1.0,
+                    max=2000.0,
+                    step=1.0,
+                    round=0.001,
+                    tooltip="For the own lens: its focal length in mm, not the equivalent for full frame.",
+                ),
+                io.Combo.Input("sensor", options=list(SENSORS), tooltip="For the own lens: the camera's sensor."),
+                blur_slider(
+                    "blur",
+                    "For blur: radius in pixels of the farthest thing's discs when the nearest is in focus, in a "
+                    "picture of 512 px on its short side. 0 = sharp, 30 = strongest.",
+                ),
+                _part(
+                    "sharp",
+                    0.0,
+                    "Keep a range around the focus sharp as well: a part of the whole depth. 0 = as a lens does.",
+                ),
+            ],
+            outputs=[
+                FOCUS.Output(display_name="focus", tooltip="Goes into Bokeh Render."),
+                io.Mask.Output(
+                    display_name="defocus",
+                    tooltip="The radius of each pixel's disc of light in pixels: above 0 before the plane of focus, "
+                    "below 0 behind it.",
+                ),
+                io.Mask.Output(display_name="in_focus", tooltip="White where the picture looks sharp."),
+                io.String.Output(display_name="text", tooltip="Focus, what is sharp and the largest disc in words."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        depth_is: str,
+        nearest: float,
+        farthest: float,
+        focus_by: str,
+        focus_x: float,
+        focus_y: float,
+        distances: str,
+        pull: str,
+        pull_x: float,
+        pull_y: float,
+        pull_steps: int,
+        lens: str,
+        f_number: float,
+        focal_length: float,
+        sensor: str,
+        blur: float,
+        sharp: float,
+        depth=None,
+        mask=None,
+    ) -> io.NodeOutput:
+        count, size = len(image), tuple(image.shape[1:3])
+        grey, known, notes = _disparity(depth, mask, depth_is, count, size)
+        disparity, metric = grey, known
+        if lens != _BLUR and not known:
+            disparity, metric = scaled(grey, nearest, farthest), True
+            notes.append(f"The depth is grey: nearest and farthest were taken as {nearest:g} m and {farthest:g} m.")
+        if focus_by == _DISTANCES:
+            plane = disparity.new_tensor(parse_planes(distances, metric))
+        elif focus_by == _POINT:
+            plane = smoothed(focus_at(disparity, focus_x, focus_y), _CALM)
+        else:
+            plane, mask_notes = focus_in(disparity, _subject(mask))
+            plane, notes = smoothed(plane, _CALM), notes + mask_notes
+        if pull != _OFF:
+            last = focus_at(disparity, pull_x, pull_y)[-1]
+            plane = pulled(plane[0], last, count if count > 1 else pull_steps, pull == _EASED)
+        if count > 1 and len(plane) not in (1, count):
+            raise ValueError(
+                f"{count} pictures came and {len(plane)} focus distances were asked for, but a sweep is one scene. "
+                "Connect one picture, or give one distance."
+            )
+        plane = plane.expand(max(count, len(plane)))
+        low, high = (extreme.item() for extreme in disparity.aminmax())
+        if lens == _BLUR:
+            blurs, f_number = plane.new_full((len(plane),), blur / (high - low)), None
+        else:
+            own, f_number = _lens(lens, f_number, focal_length, sensor)
+            blurs = blurs_of(own, f_number, plane, *size)
+        swept = count == 1 and len(plane) > 1
+        focus = Focus(disparity, metric, plane, blurs, sharp / 2 * (high - low), f_number, swept)
+        words = in_words(focus)
+        notes.append(f"Sharp means discs of up to 1/{1 / SHARP_DISC:.0f} of the diagonal, 0.03 mm on full frame.")
+        text = "\n".join(f"- {line}" for line in (words, *notes))
+        shown = {**_copies(cls, image[:1], grey[:1]), "depth_is": depth_is, "metres": known}
+        made = {"text": (text,), "bokeh_focus": [shown]}
+        return io.NodeOutput(focus, _rows(focus.defocus, focus), _rows(focus.in_focus, focus), words, ui=made)
+
+
+def _metres(id: str, default: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(id, default=default, min=0.01, max=10000.0, step=0.1, round=0.001, tooltip=tooltip)
+
+
+def _part(id: str, default: float, tooltip: str) -> io.Float.Input:
+    mode = io.NumberDisplay.slider
+    return io.Float.Input(
+        id, default=default, min=0.0, max=1.0, step=0.01, round=0.0001, display_mode=mode, tooltip=tooltip
+    )
+
+
+def _disparity(
+    depth: Tensor | dict | None, mask: Tensor | None, depth_is: str, count: int, size: tuple[int, int]
+) -> tuple[Tensor, bool, list[str]]:
+    """Disparity [count, H, W], whether it is in 1/m, and sentences for the user."""
+    if depth is None:
+        subject = _subject(mask)
+        if subject.min() == subject.max():
+            raise ValueError(
+                f"The mask is {subject.max():g} everywhere, so it shows no subject. Make it white on the "
+                "subject and black elsewhere, or connect a depth map."
+            )
+        return *disparity_of(subject[..., None], True, count, size)[:1], False, []
+    if isinstance(depth, dict):
+        near = disparity_of_metres(depth["depth"])
+    elif depth_is == _METRES:
+        near = disparity_of_metres(depth[..., 0])
+    else:
+        disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size)
+        return disparity, False, notes
+    if len(near) not in (1, count):
+        raise ValueError(f"There are {len(near)} depth maps for {count} pictures. Give one for each, or one for all.")
+    if near.min() == near.max():
+        raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
+    if near.shape[1:] != size:
+        near = F.interpolate(near[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
+    return near, True, []
+
+
+def _subject(mask: Tensor | None) -> Tensor:
+    if mask is None:
+        raise ValueError(
+            "There is no mask. Connect one that is white on the subject, or connect a depth map and focus by point."
+        )
+    return mask[None] if mask.ndim == 2 else mask
+
+
+def _lens(lens: str, f_number: float, focal_length: float, sensor: str) -> tuple[Lens, float]:
+    """The chosen lens and its aperture."""
+    if lens != _OWN:
+        return LENSES[lens], f_number or LENSES[lens].f_number
+    if not f_number:
+        raise ValueError("The own lens has the f-number 0. Set f_number, 1.8 for f/1.8, or choose a lens of the list.")
+    return Lens(focal_length, f_number, SENSORS[sensor]), f_number
+
+
+def _rows(draw: Callable[[int], Tensor], focus: Focus) -> Tensor:
+    """A map of each picture, [N, H, W]."""
+    bar = ProgressBar(len(focus))
+    maps = torch.empty(len(focus), *focus.disparity.shape[1:])
+    for row in range(len(focus)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        maps[row] = draw(row)
+        bar.update(1)
+    return maps
+
+
+def _copies(cls: type, image: Tensor, disparity: Tensor) -> dict:
+    """Small files of the first picture and its disparity for the page, and what that one's ends stand for."""
+    height, width = image.shape[1:3]
+    scale = min(1.0, _PREVIEW_SIDE / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    picture = F.interpolate(image[..., :3].movedim(-1, 1), size=size, mode="area").movedim(1, -1)
+    # Not smoothed: between two surfaces there is no third one.
+    small = F.interpolate(disparity[:, None], size=size, mode="nearest-exact")[:, 0]
+    low, high = (extreme.item() for extreme in small.aminmax())
+    steps = ((small - low) / max(high - low, 1e-12) * 65535).round()
+    # Sixteen bits in red and green; the half keeps each byte through the host's rounding down.
+    packed = (torch.stack([steps // 256, steps % 256, torch.zeros_like(steps)], -1) + 0.5) / 255
+    picture_file, depth_file = (ui.PreviewImage(maps, cls=cls).values[0] for maps in (picture, packed))
+    return {"picture": picture_file, "depth": depth_file, "low": low, "high": high, "width": width, "height": height}

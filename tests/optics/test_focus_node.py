@@ -1,0 +1,147 @@
+"""Bokeh Focus: what is focused, by which lens, the words, and what the page is sent."""
+
+from __future__ import annotations
+
+import re
+
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bokeh.nodes.focus import BokehFocus
+
+FOCUS = {"focus_by": "point", "focus_x": 0.5, "focus_y": 0.5, "distances": "2"}
+PULL = {"pull": "off", "pull_x": 0.0, "pull_y": 0.0, "pull_steps": 5}
+LENS = {"lens": "blur", "f_number": 0.0, "focal_length": 50.0, "sensor": "full frame, 36 x 24 mm", "blur": 16.0}
+SETTINGS = {"depth_is": "near is bright", "nearest": 1.0, "farthest": 10.0, **FOCUS, **PULL, **LENS, "sharp": 0.0}
+
+
+def scene(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures, and grey depth in which the middle is nearest and the left edge halfway."""
+    depth = torch.full((128, 192), 0.2)
+    depth[44:84, 70:110] = 0.8
+    depth[:, :30] = 0.5
+    return torch.rand(count, 128, 192, 3), depth[None, ..., None].repeat(count, 1, 1, 3)
+
+
+def run(count: int = 1, **changed):
+    image, depth = scene(count)
+    done = BokehFocus.execute(image, **SETTINGS | {"depth": depth} | changed)
+    return *done.result, done.ui
+
+
+def refused(message: str, **changed) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(**changed)
+
+
+SUBJECT = torch.nn.functional.pad(torch.ones(1, 40, 40), (70, 82, 44, 44))
+
+
+@pytest.mark.parametrize(
+    ("changed", "plane"),
+    [
+        ({}, 1.0),
+        ({"focus_x": 0.0}, 0.5),
+        ({"focus_y": 0.1}, 0.0),
+        ({"focus_by": "mask", "mask": SUBJECT, "focus_x": 0.0}, 1.0),
+        ({"focus_by": "distances", "distances": "0.25"}, 0.25),
+        ({"depth_is": "near is dark"}, 0.0),
+        ({"depth": None, "mask": SUBJECT}, 1.0),
+        ({"depth": None, "mask": SUBJECT, "focus_x": 0.0}, 0.0),
+    ],
+)
+def test_the_plane_is_at_the_point_on_the_subject_or_at_the_distance(changed, plane):
+    focus, *_ = run(**changed)
+    assert focus.plane.tolist() == pytest.approx([plane])
+    assert not focus.metric
+
+
+def test_a_blur_is_the_disc_of_the_farthest_thing_behind_the_nearest():
+    _, defocus, in_focus, text, _ = run()
+    assert defocus.shape == (1, 128, 192)
+    # 16 px at 512, a quarter of that at 128.
+    assert defocus.min().item() == pytest.approx(-4.0)
+    assert in_focus.mean().item() == pytest.approx(40 * 40 / (128 * 192))
+    assert text.startswith("focus 1 (0 = far, 1 = near), sharp from ")
+    metres = 1 / (0.1 + 0.9 * (scene()[1] - 0.2) / 0.6)
+    _, in_metres, *_ = run(depth=metres, depth_is="metres")
+    torch.testing.assert_close(in_metres, defocus, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["grey", "metres", "moge"])
+def test_a_lens_in_metres_is_the_same_for_every_kind_of_depth(kind):
+    """50 mm f/1.8 at 1 m: K = 1000 * 0.0025 / (3.6 * 0.95) * 768 / 36 = 15.5945, at 10 m 0.9 of it, at 128 px 1/4."""
+    distance = 1 / (0.1 + 0.9 * (scene()[1] - 0.2) / 0.6)
+    depth = {"grey": scene()[1], "metres": distance, "moge": {"depth": distance[..., 0]}}[kind]
+    depth_is = "metres" if kind == "metres" else "near is bright"
+    focus, defocus, _, text, _ = run(depth=depth, depth_is=depth_is, lens="50 mm f/1.8, 36 x 24 mm")
+    assert focus.metric
+    assert focus.f_number == 1.8
+    assert defocus.min().item() == pytest.approx(-15.5945 * 0.9 / 4, rel=1e-4)
+    assert text == "focus 1 m, sharp from 0.98 to 1.02 m, largest disc 7.02 px at f/1.8"
+
+
+def test_the_f_number_and_the_own_lens():
+    listed, *_ = run(lens="50 mm f/1.8, 36 x 24 mm", f_number=3.6)
+    own, *_ = run(lens="own lens", f_number=3.6)
+    assert own.blur.tolist() == pytest.approx(listed.blur.tolist())
+    refused("The own lens has the f-number 0. Set f_number", lens="own lens")
+
+
+def test_distances_are_a_sweep_and_a_pull_is_one_too():
+    focus, defocus, *_ = run(focus_by="distances", distances="1, 2 m, 4", lens="50 mm f/1.8, 36 x 24 mm")
+    assert focus.sweep.captions == ("1.0 m", "2.0 m", "4.0 m")
+    assert defocus.shape == (3, 128, 192)
+    assert len(set(focus.blur.tolist())) == 3
+    pulled, _, _, text, _ = run(pull="even", pull_x=0.5, pull_y=0.0)
+    assert pulled.plane.tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert pulled.swept
+    assert text == "focus from 1 to 0 in 5 planes, largest disc 8 px"
+
+
+def test_a_clip_is_pulled_over_its_frames_and_its_plane_is_calm():
+    focus, defocus, *_ = run(count=9, pull="eased", pull_x=0.5, pull_y=0.0)
+    assert focus.plane[[0, 4, 8]].tolist() == pytest.approx([1.0, 0.5, 0.0])
+    assert not focus.swept
+    assert defocus.shape == (9, 128, 192)
+    _, depth = scene(30)
+    depth[::2, 44:84, 70:110] -= 0.05
+    shaking, *_ = run(count=30, depth=depth, nearest=1, farthest=10)
+    assert shaking.plane.std() < 0.01
+    refused("3 pictures came and 2 focus distances were asked for", count=3, focus_by="distances", distances="0, 1")
+
+
+def test_a_sharp_range_keeps_what_lies_around_the_plane():
+    focus, _, in_focus, *_ = run(focus_by="distances", distances="0.5", sharp=1.0)
+    assert focus.sharp == pytest.approx(0.5)
+    assert in_focus.min() == 1
+
+
+def test_wrong_inputs_are_refused_in_a_sentence():
+    refused("There is no mask. Connect one", depth=None)
+    refused("There is no mask. Connect one", focus_by="mask")
+    refused("The mask is 0 everywhere", depth=None, mask=torch.zeros(1, 64, 64))
+    refused("of the 24576 distances of the depth map are not above 0", depth_is="metres", depth=scene()[1] - 0.2)
+    refused("The nearest thing is at 5 m", lens="50 mm f/1.8, 36 x 24 mm", nearest=5.0, farthest=2.0)
+    refused("There are 2 depth maps for 3 pictures", count=3, depth_is="metres", depth=scene(2)[1])
+    refused("inside the focal length", lens="own lens", focal_length=2000.0, f_number=2.0)
+
+
+def test_the_page_gets_the_picture_and_its_disparity_to_sixteen_bits():
+    disparity = torch.linspace(0, 1, 64 * 96).reshape(1, 64, 96, 1)
+    done = BokehFocus.execute(torch.full((1, 64, 96, 3), 0.5), **SETTINGS, depth=disparity)
+    (shown,) = done.ui["bokeh_focus"]
+
+    def read(file: dict) -> np.ndarray:
+        return np.asarray(Image.open(f"{folder_paths.get_temp_directory()}/{file['filename']}").convert("RGB"))
+
+    assert read(shown.pop("picture")).tolist()[0][0] == [127] * 3
+    packed = read(shown.pop("depth")).astype(int)
+    values = shown["low"] + (packed[..., 0] * 256 + packed[..., 1]) / 65535 * (shown["high"] - shown["low"])
+    np.testing.assert_allclose(values, disparity[0, ..., 0], atol=2e-5)
+    assert shown == {"low": 0.0, "high": 1.0, "width": 96, "height": 64, "depth_is": "near is bright", "metres": False}
+    large = BokehFocus.execute(torch.rand(1, 900, 1200, 3), **SETTINGS, depth=disparity).ui["bokeh_focus"][0]
+    assert read(large["picture"]).shape == (576, 768, 3)
