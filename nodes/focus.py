@@ -207,7 +207,8 @@ class BokehFocus(io.ComfyNode):
         words = in_words(focus)
         notes.append(f"Sharp means discs of up to 1/{1 / SHARP_DISC:.0f} of the diagonal, 0.03 mm on full frame.")
         text = "\n".join(f"- {line}" for line in (words, *notes))
-        shown = {**_copies(cls, image[:1], grey[:1]), "depth_is": depth_is, "metres": known}
+        shown = _copies(cls, image[:1], grey)
+        shown |= {"depth_is": depth_is, "metres": known, "plane": (plane[0].item() - low) / (high - low)}
         made = {"text": (text,), "bokeh_focus": [shown]}
         return io.NodeOutput(focus, _rows(focus.defocus, focus), _rows(focus.in_focus, focus), words, ui=made)
 
@@ -280,15 +281,15 @@ def _rows(draw: Callable[[int], Tensor], focus: Focus) -> Tensor:
 
 
 def _copies(cls: type, image: Tensor, disparity: Tensor) -> dict:
-    """Small files of the first picture and its disparity for the page, and what that one's ends stand for."""
+    """Small files of the picture [1, H, W, C] and of its disparity for the page, and what 0 and 1 in that stand for."""
     height, width = image.shape[1:3]
     scale = min(1.0, _PREVIEW_SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     picture = F.interpolate(image[..., :3].movedim(-1, 1), size=size, mode="area").movedim(1, -1)
     # Not smoothed: between two surfaces there is no third one.
-    small = F.interpolate(disparity[:, None], size=size, mode="nearest-exact")[:, 0]
-    low, high = (extreme.item() for extreme in small.aminmax())
-    steps = ((small - low) / max(high - low, 1e-12) * 65535).round()
+    small = F.interpolate(disparity[:1, None], size=size, mode="nearest-exact")[:, 0]
+    low, high = (extreme.item() for extreme in disparity.aminmax())
+    steps = ((small - low) / (high - low) * 65535).round()
     # Sixteen bits in red and green; the half keeps each byte through the host's rounding down.
     packed = (torch.stack([steps // 256, steps % 256, torch.zeros_like(steps)], -1) + 0.5) / 255
     picture_file, depth_file = (ui.PreviewImage(maps, cls=cls).values[0] for maps in (picture, packed))

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { passToCanvas } from "./lib/canvas.js";
 import { after, followOutputs, look } from "./lib/outputs.js";
 import { SweepView } from "./lib/view.js";
 
@@ -16,20 +17,6 @@ const views = new Set();
 
 function pictureUrl(file) {
   return api.apiURL(`/view?${new URLSearchParams(file)}`);
-}
-
-/** Let the graph zoom and pan as if the view were not in the way. */
-function passToCanvas(element) {
-  const pass = (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
-  };
-  element.addEventListener("wheel", pass, { passive: false });
-  const passMiddle = (event) => {
-    if (event.button === 1 || event.buttons & 4) pass(event);
-  };
-  for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddle);
 }
 
 function addView(node) {

@@ -142,6 +142,14 @@ def test_the_page_gets_the_picture_and_its_disparity_to_sixteen_bits():
     packed = read(shown.pop("depth")).astype(int)
     values = shown["low"] + (packed[..., 0] * 256 + packed[..., 1]) / 65535 * (shown["high"] - shown["low"])
     np.testing.assert_allclose(values, disparity[0, ..., 0], atol=2e-5)
-    assert shown == {"low": 0.0, "high": 1.0, "width": 96, "height": 64, "depth_is": "near is bright", "metres": False}
+    assert shown == {
+        "low": 0.0,
+        "high": 1.0,
+        "width": 96,
+        "height": 64,
+        "depth_is": "near is bright",
+        "metres": False,
+        "plane": pytest.approx(0.508, abs=0.001),
+    }
     large = BokehFocus.execute(torch.rand(1, 900, 1200, 3), **SETTINGS, depth=disparity).ui["bokeh_focus"][0]
     assert read(large["picture"]).shape == (576, 768, 3)

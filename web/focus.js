@@ -1,0 +1,120 @@
+/** Puts the picture in which focus is chosen into the node BokehFocus. */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { passToCanvas } from "./lib/canvas.js";
+import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
+import { FocusView } from "./lib/focus_view.js";
+import { after, followOutputs } from "./lib/outputs.js";
+
+const NODE = "BokehFocus";
+const FIRST_WIDTH = 420;
+const MIN_HEIGHT = 320;
+// The page has no event for a widget's value that holds for undo, links and both renderings.
+const CHECK_MS = 150;
+
+/** The nodes that sit in a graph: node -> check(). */
+const nodes = new Map();
+
+const fileUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
+
+/** Address of the file of a Load Image in front of an input, null if something else stands there. */
+function loadedBefore(node, name) {
+  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
+  let link = slot < 0 ? null : node.getInputLink(slot);
+  let origin = link && node.graph.getNodeById(link.origin_id);
+  while (origin?.type === "Reroute") {
+    link = origin.getInputLink(0);
+    origin = link && node.graph.getNodeById(link.origin_id);
+  }
+  if (origin?.comfyClass !== "LoadImage" || link.origin_slot !== 0 || origin.mode !== 0) return null;
+  const value = origin.widgets?.find((widget) => widget.name === "image")?.value;
+  const [, subfolder = "", filename, type = "input"] = /^(?:(.*)\/)?([^/]+?)(?: \[(\w+)\])?$/.exec(value ?? "") ?? [];
+  return filename ? fileUrl({ filename, subfolder, type }) : null;
+}
+
+function addFocus(node) {
+  const read = () => Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
+  const view = new FocusView({ read, write: (changes) => write(node, changes), mayStart: () => !app.canvas.read_only });
+  // The page lets a node's content with this class grow with the node.
+  view.element.classList.add("widget-expands");
+  passToCanvas(view.element);
+  const widget = node.addDOMWidget("focus view", "bokeh_focus_view", view.element, {
+    hideOnZoom: false,
+    serialize: false,
+    getMinHeight: () => MIN_HEIGHT,
+  });
+  widget.serialize = false;
+  node.setSize([Math.max(node.size[0], FIRST_WIDTH), node.computeSize()[1] + 20]);
+
+  let run = null;
+  let shown = "";
+  let seen = "";
+  /** Show the scene of the files in front and of the last run; the newest request wins. */
+  const load = async () => {
+    const values = read();
+    const [loaded, grey] = [loadedBefore(node, "image"), loadedBefore(node, "depth")];
+    const wanted = JSON.stringify([loaded, grey, run, values.depth_is]);
+    if (wanted === shown) return;
+    shown = wanted;
+    try {
+      const ran = run && (await pictureOf(fileUrl(run.picture)));
+      const picture = loaded ? await pictureOf(loaded) : ran;
+      let map = null;
+      if (grey && values.depth_is !== "metres") map = await mapOfGrey(grey, values.depth_is);
+      else if (run && run.depth_is === values.depth_is && sameScene(picture, ran)) map = await mapOfRun(run, fileUrl(run.depth));
+      if (wanted !== shown) return;
+      view.show(picture?.bitmap ?? null, map, loaded ? picture : run);
+    } catch (error) {
+      console.warn(`Bokeh Focus: the picture cannot be shown (${error.message})`);
+      if (wanted === shown) view.show(null, null, null);
+    }
+  };
+  const check = () => {
+    load();
+    const now = JSON.stringify(read());
+    if (now !== seen) view.refresh();
+    seen = now;
+  };
+  followOutputs(node, ({ bokeh_focus: [newest] = [] }) => {
+    if (!newest) return false;
+    run = newest;
+    check();
+    return true;
+  });
+  after(node, "onAdded", () => nodes.set(node, check));
+  after(node, "onRemoved", () => {
+    nodes.delete(node);
+    view.dispose();
+  });
+}
+
+/** Set widgets of a node as one step to undo; a sentence where another node sets one of them. */
+function write(node, changes) {
+  const linked = node.inputs.filter(({ widget, link }) => link != null && widget?.name in changes);
+  const free = Object.entries(changes).filter(([name]) => !linked.some(({ widget }) => widget.name === name));
+  if (free.length) {
+    app.canvas.emitBeforeChange();
+    for (const [name, value] of free) {
+      const widget = node.widgets.find((each) => each.name === name);
+      widget.value = value;
+      widget.callback?.(value, app.canvas, node);
+    }
+    app.canvas.emitAfterChange();
+    node.graph.setDirtyCanvas(true, true);
+  }
+  const names = linked.map(({ widget }) => widget.name).join(", ");
+  return names ? `${names}: set by another node. Disconnect it to choose here.` : undefined;
+}
+
+app.registerExtension({
+  name: "Bokeh.Focus",
+  setup() {
+    setInterval(() => {
+      for (const check of nodes.values()) check();
+    }, CHECK_MS);
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addFocus(node);
+  },
+});

@@ -1,0 +1,113 @@
+/** The look of Bokeh Focus; adopted by its shadow root only. */
+
+export const sheet = new CSSStyleSheet();
+
+sheet.replaceSync(`
+:host {
+  --text: var(--input-text, #ddd);
+  --muted: color-mix(in srgb, var(--text) 62%, transparent);
+  --control: color-mix(in srgb, var(--text) 9%, transparent);
+  --accent: var(--p-primary-color, #3b82f6);
+  container-type: inline-size;
+  display: block;
+  box-sizing: border-box;
+  height: 100%;
+  min-height: 260px;
+  color: var(--text);
+  font-family: Inter, system-ui, sans-serif;
+  user-select: none;
+  -webkit-user-select: none;
+}
+* { box-sizing: border-box; }
+[hidden] { display: none !important; }
+.view { display: flex; flex-direction: column; height: 100%; min-height: inherit; font-size: clamp(11px, 3.1cqw, 20px); line-height: 1.25; }
+.stage {
+  --ratio: 1.5;
+  container-type: size;
+  position: relative;
+  flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw);
+  min-height: 80px;
+  display: grid;
+  place-items: center;
+}
+.frame {
+  position: relative;
+  width: min(100cqw, calc(100cqh * var(--ratio)));
+  aspect-ratio: var(--ratio);
+  border-radius: 0.4em;
+  overflow: hidden;
+  background: var(--control);
+  cursor: crosshair;
+  touch-action: none;
+  outline: none;
+}
+canvas { display: block; width: 100%; height: 100%; }
+.message { position: absolute; inset: 0; display: grid; place-items: center; padding: 2em; color: var(--muted); text-align: center; text-wrap: balance; }
+.message:empty { display: none; }
+.tag {
+  position: absolute;
+  top: 0.6em;
+  left: 0.6em;
+  padding: 0.2em 0.6em;
+  border-radius: 0.35em;
+  background: rgb(0 0 0 / 0.62);
+  color: #fff;
+  font-size: 0.9em;
+  pointer-events: none;
+}
+.tag:empty { display: none; }
+.said { top: auto; bottom: 0.8em; left: 50%; translate: -50%; max-width: 94%; text-align: center; }
+.point { position: absolute; width: 2.6em; height: 2.6em; translate: -50% -50%; pointer-events: none; }
+/* Corners of a frame, as in a viewfinder, light on dark and dark on light. */
+.point::before, .point::after {
+  content: "";
+  position: absolute;
+  inset: 0;
+  border: 0.16em solid currentColor;
+  border-radius: 0.3em;
+  filter: drop-shadow(0 0 0.12em #000);
+}
+.point::before { clip-path: polygon(0 0, 32% 0, 32% 100%, 0 100%, 0 68%, 100% 68%, 100% 100%, 68% 100%, 68% 0, 100% 0, 100% 32%, 0 32%); }
+.point::after { inset: calc(50% - 0.12em); border-width: 0.12em; border-radius: 50%; }
+.point.from { color: #ffd84a; }
+.point.to { color: #6ee7ff; }
+.frame:focus-visible .point.from { outline: 2px solid var(--accent); outline-offset: 2px; }
+.line { position: absolute; height: 0.14em; transform-origin: 0 50%; background: linear-gradient(90deg, #ffd84a, #6ee7ff); opacity: 0.8; pointer-events: none; }
+.ring {
+  position: relative;
+  flex: none;
+  height: 2.6em;
+  margin-top: 0.5em;
+  border-radius: 0.4em;
+  overflow: hidden;
+  cursor: ew-resize;
+  touch-action: none;
+  outline: none;
+  color: #eee;
+  /* The knurled edge and the round of a lens's barrel. */
+  background:
+    linear-gradient(90deg, rgb(0 0 0 / 0.75), transparent 30%, transparent 70%, rgb(0 0 0 / 0.75)),
+    repeating-linear-gradient(90deg, #3a3a3a 0 0.22em, #262626 0.22em 0.44em) 0 100% / 100% 0.6em no-repeat,
+    #2b2b2b;
+}
+.ring:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+.ring[aria-disabled="true"] { cursor: default; opacity: 0.45; }
+.marks { position: absolute; left: 50%; top: 0.35em; }
+.mark { position: absolute; translate: -50%; color: #bbb; font-size: 0.95em; font-variant-numeric: tabular-nums; }
+.mark.set { color: #ffd84a; font-weight: 600; }
+.ring::after { content: ""; position: absolute; left: 50%; bottom: 0; width: 0.7em; height: 0.5em; translate: -50%; background: #ffd84a; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
+.row { display: flex; align-items: center; gap: 0.5em; min-height: 2.4em; padding: 0.3em 0.2em 0; }
+.words { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-variant-numeric: tabular-nums; }
+button {
+  padding: 0.35em 0.7em;
+  border: 0;
+  border-radius: 0.4em;
+  background: var(--control);
+  color: inherit;
+  font: inherit;
+  cursor: pointer;
+}
+button:hover { background: color-mix(in srgb, var(--text) 18%, transparent); }
+button:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+button[aria-pressed="true"] { background: var(--accent); color: #fff; }
+`);

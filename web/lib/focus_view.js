@@ -1,0 +1,287 @@
+/** A picture in which focus is chosen, with the aperture ring under it. Knows nothing of nodes and graphs. */
+
+import { element, onDrag } from "./dom.js";
+import { focusOf, ringOf, stepAt } from "./focus_optics.js";
+import { Preview } from "./focus_preview.js";
+import { sheet } from "./focus_style.js";
+
+// How far the ring is dragged from one step to the next, and how far apart its numbers stand, in em.
+const STEP_EM = 1.5;
+const KEY_STEP = 0.01;
+const FINE_KEY_STEP = 0.001;
+const SAID_MS = 3500;
+const EMPTY = "Connect a Load Image to see its picture here, or queue the graph once.";
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+const within = (value, most) => Math.min(Math.max(value, 0), most);
+
+export class FocusView {
+  #picture = null;
+  #map = null;
+  #size = null;
+  #changes = {};
+  #preview = null;
+  #frame = 0;
+  #sayTimer = 0;
+  #ringFrom = 0;
+  #ringKey = "";
+
+  /**
+   * @param {() => object} read the values of the node's widgets
+   * @param {(changes: object) => string | undefined} write sets widgets, as one step to undo; a sentence if it cannot
+   * @param {() => boolean} mayStart whether a press may start a gesture now
+   */
+  constructor({ read, write, mayStart }) {
+    this.read = read;
+    this.write = write;
+    this.#build(mayStart);
+    this.refresh();
+  }
+
+  #build(mayStart) {
+    this.canvas = element("canvas", { role: "img", ariaLabel: "The picture, out of focus as it is set" });
+    this.from = element("div", { className: "point from" });
+    this.to = element("div", { className: "point to", hidden: true });
+    this.line = element("div", { className: "line", hidden: true });
+    this.tag = element("div", { className: "tag" });
+    this.said = element("div", { className: "tag said", role: "status" });
+    this.message = element("div", { className: "message" });
+    const inside = [this.canvas, this.line, this.to, this.from, this.tag, this.said];
+    const label = "Focus point: click, or move it with the arrow keys. Alt-click sets where a focus pull ends.";
+    this.frame = element("div", { className: "frame", tabIndex: 0, role: "application", ariaLabel: label }, ...inside);
+    this.stage = element("div", { className: "stage" }, this.frame, this.message);
+    this.marks = element("div", { className: "marks" });
+    this.ring = element("div", { className: "ring", role: "slider", tabIndex: 0, ariaLabel: "Aperture" }, this.marks);
+    this.words = element("div", { className: "words" });
+    const toggle = (text, title, onChange) => {
+      const made = element("button", { type: "button", title, ariaPressed: "false" }, text);
+      made.addEventListener("click", () => {
+        made.ariaPressed = String(made.ariaPressed !== "true");
+        onChange?.();
+      });
+      return made;
+    };
+    this.pull = toggle("pull", "The next click sets where a focus pull ends (Alt-click)");
+    this.overlay = toggle("in focus", "Colour what is in focus", () => this.refresh());
+    this.plain = toggle("sharp", "Show the picture without blur", () => this.refresh());
+    const row = element("div", { className: "row" }, this.words, this.pull, this.overlay, this.plain);
+    this.element = element("div", { className: "bokeh-focus-view" });
+    const root = this.element.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [sheet];
+    root.append(element("div", { className: "view" }, this.stage, this.ring, row));
+    try {
+      this.#preview = new Preview(this.canvas);
+    } catch (error) {
+      // The canvas then draws the picture alone.
+      console.warn(`Bokeh Focus: no preview of the blur (${error.message})`);
+    }
+
+    let place = null;
+    onDrag(this.frame, () => this.#picture && mayStart(), {
+      onStart: (event) => {
+        this.frame.focus({ preventScroll: true });
+        const pulls = event.altKey || this.pull.ariaPressed === "true";
+        place = pulls ? ["pull_x", "pull_y"] : ["focus_x", "focus_y"];
+        if (pulls && this.#isOn(this.to, event)) {
+          place = null;
+          this.#change({ pull: "off" });
+        } else this.#point(place, event);
+      },
+      onMove: (event) => place && this.#point(place, event),
+      onEnd: () => {
+        this.pull.ariaPressed = "false";
+        this.#commit();
+      },
+    });
+    let pressed = 0;
+    onDrag(this.ring, mayStart, {
+      onStart: (event) => {
+        this.ring.focus({ preventScroll: true });
+        pressed = event.clientX;
+        this.#ringFrom = stepAt(ringOf(this.#values));
+      },
+      onMove: (event) => {
+        // On screen, so that it holds at every zoom of the graph.
+        const { width } = this.ring.getBoundingClientRect();
+        const em = (width / this.ring.offsetWidth) * parseFloat(getComputedStyle(this.ring).fontSize);
+        this.#turn(this.#ringFrom - Math.round((event.clientX - pressed) / (STEP_EM * em)));
+      },
+      onEnd: () => this.#commit(),
+    });
+    this.frame.addEventListener("keydown", (event) => this.#onFrameKey(event));
+    this.ring.addEventListener("keydown", (event) => this.#onRingKey(event));
+    // A key that is held down is one gesture.
+    for (const part of [this.frame, this.ring]) {
+      for (const type of ["keyup", "blur"]) part.addEventListener(type, () => this.#commit());
+    }
+  }
+
+  get #values() {
+    return { ...this.read(), ...this.#changes };
+  }
+
+  /**
+   * @param {ImageBitmap | null} picture small enough to draw thirty times a second
+   * @param {object | null} map its depth: {width, height, values, low, high, metres, plane}, null while unknown
+   * @param {{width: number, height: number}} size of the real picture in px
+   */
+  show(picture, map, size) {
+    this.#picture = picture;
+    this.#size = size;
+    this.#map = map && {
+      ...map,
+      valueAt: (x, y) => {
+        const column = within(Math.floor(x * map.width), map.width - 1);
+        return map.values[within(Math.floor(y * map.height), map.height - 1) * map.width + column];
+      },
+    };
+    if (picture) {
+      this.stage.style.setProperty("--ratio", picture.width / picture.height);
+      if (this.#preview) this.#preview.setScene(picture, map);
+      else {
+        Object.assign(this.canvas, { width: picture.width, height: picture.height });
+        this.canvas.getContext("2d")?.drawImage(picture, 0, 0);
+      }
+    }
+    this.refresh();
+  }
+
+  /** Show what the widgets say, at the next frame. */
+  refresh() {
+    this.#frame ||= requestAnimationFrame(() => this.#draw());
+  }
+
+  dispose() {
+    cancelAnimationFrame(this.#frame);
+    this.#preview?.dispose();
+  }
+
+  #draw() {
+    this.#frame = 0;
+    const values = this.#values;
+    const picture = this.#picture;
+    this.frame.hidden = !picture;
+    this.message.textContent = picture ? "" : EMPTY;
+    this.#drawRing(values);
+    this.#drawPoints(values);
+    if (!picture) return;
+    const plain = this.plain.ariaPressed === "true" || !this.#map;
+    this.tag.textContent = !this.#preview ? "no preview: no WebGL 2" : this.#map ? (plain ? "" : "preview") : "queue once for the preview";
+    if (!this.#map) {
+      this.words.textContent = "";
+      this.#preview?.draw({ plane: 0, gain: 0, sharp: 0, limit: -1, overlay: false, plain: true });
+      return;
+    }
+    const focus = focusOf(values, this.#map, this.#size.width, this.#size.height);
+    const scale = Math.min(picture.width, picture.height) / 512;
+    const { plane, sharp, words } = focus;
+    this.words.textContent = this.words.title = words;
+    const overlay = this.overlay.ariaPressed === "true";
+    this.#preview?.draw({ plane, sharp, gain: focus.gain * scale, limit: focus.limit * scale, overlay, plain });
+  }
+
+  #drawPoints({ focus_by, focus_x, focus_y, pull, pull_x, pull_y }) {
+    this.from.hidden = focus_by !== "point";
+    this.to.hidden = pull === "off";
+    this.line.hidden = this.from.hidden || this.to.hidden;
+    const put = (part, x, y) => Object.assign(part.style, { left: `${100 * x}%`, top: `${100 * y}%` });
+    put(this.from, focus_x, focus_y);
+    put(this.to, pull_x, pull_y);
+    put(this.line, focus_x, focus_y);
+    const [x, y] = [(pull_x - focus_x) * this.frame.clientWidth, (pull_y - focus_y) * this.frame.clientHeight];
+    Object.assign(this.line.style, { width: `${Math.hypot(x, y)}px`, rotate: `${Math.atan2(y, x)}rad` });
+  }
+
+  #drawRing(values) {
+    const ring = ringOf(values);
+    const set = stepAt(ring);
+    const key = JSON.stringify([ring.name, ring.steps[0], set]);
+    if (key === this.#ringKey) return;
+    this.#ringKey = key;
+    this.marks.replaceChildren(
+      ...ring.steps.flatMap((step, index) => {
+        const apart = index - set;
+        const written = index === set || (ring.name === "blur" ? step % 2 === 0 : index % 3 === set % 3);
+        if (!written || Math.abs(apart) > 15) return [];
+        const mark = element("span", { className: index === set ? "mark set" : "mark" }, index === set ? ring.write(step) : String(step));
+        mark.style.left = `${apart * STEP_EM}em`;
+        return mark;
+      }),
+    );
+    this.ring.setAttribute("aria-valuemin", ring.steps[0]);
+    this.ring.setAttribute("aria-valuemax", ring.steps.at(-1));
+    this.ring.setAttribute("aria-valuenow", ring.steps[set]);
+    this.ring.setAttribute("aria-valuetext", ring.write(ring.steps[set]));
+  }
+
+  #isOn(point, { clientX, clientY }) {
+    const { left, right, top, bottom } = point.getBoundingClientRect();
+    return clientX >= left && clientX <= right && clientY >= top && clientY <= bottom;
+  }
+
+  #point([x, y], event) {
+    const { left, top, width, height } = this.frame.getBoundingClientRect();
+    const at = (distance, side) => Number(within(distance / side, 1).toFixed(4));
+    this.#move(x, y, at(event.clientX - left, width), at(event.clientY - top, height));
+  }
+
+  #move(nameX, nameY, x, y) {
+    const values = this.#values;
+    const other = nameX === "focus_x" ? { focus_by: "point" } : values.pull === "off" ? { pull: "eased" } : {};
+    this.#change({ [nameX]: x, [nameY]: y, ...other });
+  }
+
+  #turn(step) {
+    const { name, steps } = ringOf(this.#values);
+    this.#change({ [name]: steps[within(step, steps.length - 1)] });
+  }
+
+  #change(changes) {
+    Object.assign(this.#changes, changes);
+    this.refresh();
+  }
+
+  #commit() {
+    const before = this.read();
+    const changes = Object.fromEntries(Object.entries(this.#changes).filter(([name, value]) => before[name] !== value));
+    this.#changes = {};
+    if (!Object.keys(changes).length) return;
+    const problem = this.write(changes);
+    if (problem) this.#say(problem);
+    this.refresh();
+  }
+
+  #onFrameKey(event) {
+    const way = ARROWS[event.key];
+    if (!way || !this.#picture || event.ctrlKey || event.metaKey) return;
+    this.#take(event);
+    const [nameX, nameY] = event.altKey ? ["pull_x", "pull_y"] : ["focus_x", "focus_y"];
+    const step = event.shiftKey ? FINE_KEY_STEP : KEY_STEP;
+    const values = this.#values;
+    const at = (name, by) => Number(within(values[name] + by * step, 1).toFixed(4));
+    this.#move(nameX, nameY, at(nameX, way[0]), at(nameY, way[1]));
+  }
+
+  #onRingKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const ring = ringOf(this.#values);
+    const [along, up] = ARROWS[event.key] ?? [0, 0];
+    const ends = { Home: -Infinity, End: Infinity };
+    const by = ends[event.key] ?? along - up;
+    if (!by) return;
+    this.#take(event);
+    this.#turn(stepAt(ring) + by);
+  }
+
+  #take(event) {
+    // The page would move the selected node or scroll.
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  #say(text) {
+    this.said.textContent = text;
+    clearTimeout(this.#sayTimer);
+    this.#sayTimer = setTimeout(() => (this.said.textContent = ""), SAID_MS);
+  }
+}
