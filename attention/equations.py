@@ -1,6 +1,6 @@
 """The mathematics of Bokeh Diffusion (Fortes et al., arXiv 2503.08434) on plain tensors.
 
-Imports torch alone, so that it can be read beside the paper. Notation: B rows, H heads, L tokens, D head
+Imports nothing of a host, so that it can be read beside the paper. Notation: B rows, H heads, L tokens, D head
 width, C = H * D.
 """
 
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-BLUR_MAX = 30.0
+from ..sweep.values import BLUR_MAX
+
 NO_ANNOTATION = -1.0
 
 Attention = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..attention.kontext import K_MIN, at_least
 from ..sweep.prompts import DEFAULT_TEMPLATE, encode_rows, fill
-from ..sweep.values import Sweep
+from ..sweep.values import BLUR_MAX, BLUR_MIN, Sweep
 from .schema import SWEEP, blur_slider, schema, validation
 
 
@@ -35,8 +35,8 @@ class BokehPrompt(io.ComfyNode):
                 io.Float.Input(
                     "lowest",
                     default=K_MIN,
-                    min=0.0,
-                    max=30.0,
+                    min=BLUR_MIN,
+                    max=BLUR_MAX,
                     step=0.1,
                     round=0.01,
                     tooltip="Smaller blurs are written as this one. BokehDepth knows 1 to 30; for other prompts use 0.",

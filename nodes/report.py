@@ -44,12 +44,6 @@ class BokehReport(io.ComfyNode):
                     tooltip="White where the subject in focus is. Subject and background are then measured apart, "
                     "which says more: a sharp subject hides the blur behind it in a figure for the whole picture.",
                 ),
-                io.Boolean.Input(
-                    "allow_download",
-                    default=False,
-                    tooltip="Allows a download of 233 MB for LPIPS, one more measure of consistency, if its network "
-                    "is not on this machine yet. Everything else needs no download.",
-                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="The figure: sharpness and consistency over blur."),
@@ -66,9 +60,7 @@ class BokehReport(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, images, sweep: Sweep | None = None, plain=None, mask=None, allow_download: bool = False
-    ) -> io.NodeOutput:
+    def execute(cls, images, sweep: Sweep | None = None, plain=None, mask=None) -> io.NodeOutput:
         bar = ProgressBar(len(images))
 
         def on_level(done: int, total: int) -> None:
@@ -76,9 +68,9 @@ class BokehReport(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         if sweep is not None:
-            report = measure_sweep(images, sweep, mask, allow_download, on_level, plain)
+            report = measure_sweep(images, sweep, mask, on_level, plain)
         elif plain is not None:
-            report, images = measure_pictures(images, plain, mask, allow_download, on_level)
+            report, images = measure_pictures(images, plain, mask, on_level)
         else:
             raise ValueError(
                 "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain "

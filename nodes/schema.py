@@ -7,6 +7,7 @@ from collections.abc import Callable
 from comfy_api.latest import io
 
 from ..host import make_findable
+from ..sweep.values import BLUR_MAX, BLUR_MIN
 
 ADAPTER = io.Custom("BOKEH_ADAPTER")
 FOCUS = io.Custom("BOKEH_FOCUS")
@@ -57,8 +58,8 @@ def blur_slider(id: str, tooltip: str, default: float = 15.0) -> io.Float.Input:
     return io.Float.Input(
         id,
         default=default,
-        min=0.0,
-        max=30.0,
+        min=BLUR_MIN,
+        max=BLUR_MAX,
         step=0.1,
         round=0.01,
         display_mode=io.NumberDisplay.slider,

@@ -19,7 +19,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-REFERENCE_SIZE = 512
+from .lens import REFERENCE_SIZE
+
 DISPLAY_GAMMA = 2.2
 
 

@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-BLUR_SIDE = 512
+REFERENCE_SIZE = 512
 FULL_FRAME_DIAGONAL = 43.27
 
 # Width and height in mm. A phone's sensor is sold by a type in inches that is not its size.
@@ -92,7 +92,7 @@ def _wide_open(focal_length: float, focus_distance: float, sensor_width: float, 
             f"Focus distance is {focus_distance:g} m, inside the focal length of {focal_length:g} mm, where no lens "
             f"can focus; expected more than {f:g} m. Use the distance in metres from the camera to what is sharp."
         )
-    pixels = width * BLUR_SIDE / min(width, height)
+    pixels = width * REFERENCE_SIZE / min(width, height)
     return 1000 * f**2 * focus_distance / (2 * (focus_distance - f)) * pixels / sensor_width
 
 
@@ -150,7 +150,7 @@ def coc_of(blur: float, focus_distance: float, behind: float, width: int, height
     if not behind >= 0:
         raise ValueError(f"The background is {behind:g} m behind the subject, expected 0 m or more. Mend the distance.")
     disparity = 1 / focus_distance - 1 / (focus_distance + behind)
-    return 2 * blur * disparity * min(width, height) / BLUR_SIDE
+    return 2 * blur * disparity * min(width, height) / REFERENCE_SIZE
 
 
 def depth_of_field(

@@ -33,16 +33,11 @@ def draw(report: Report, images: Tensor) -> Tensor:
     Returns:
         [1, height, 1200, 3] float32 in 0..1.
     """
-    # Late, because the host starts without it; the object interface leaves pyplot's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     report.sweep.check(len(images))
     shown = _evenly_picked(report.sweep)
     slot = (WIDTH - LEFT - RIGHT) / max(len(shown), FEWEST_SLOTS)
     thumbnail = 0.92 * slot, min(0.92 * slot * images.shape[1] / images.shape[2], 1.5 * slot)
-    figure = Figure((WIDTH, 8.65 + thumbnail[1]), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank_figure(WIDTH, 8.65 + thumbnail[1])
 
     count = len(images)
     title = f"{report.sweep.name.capitalize()} sweep, {count} {'level' if count == 1 else 'levels'}"
@@ -57,10 +52,35 @@ def draw(report: Report, images: Tensor) -> Tensor:
         _draw_thumbnail(frame, lower, report.sweep, row, images[row])
     middle = (LEFT + WIDTH - RIGHT) / 2 / WIDTH
     figure.text(middle, 0.2 / height, f"requested {report.sweep.name}", size=13, color=QUIET, ha="center")
+    return to_image(figure)
 
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255
-    return torch.from_numpy(picture)[None]
+
+def blank_figure(width: float, height: float):
+    """A white figure, in inches at ``DPI``, that `to_image` can draw."""
+    # Late, because the host starts without it; the object interface leaves pyplot's global state alone.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def to_image(figure) -> Tensor:
+    """A figure as an IMAGE: [1, height, width, 3] float32 in 0..1."""
+    figure.canvas.draw()
+    return torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)[None]
+
+
+def plain_axes(axes, size: float) -> None:
+    """Nothing but a baseline, level rules and quiet numbers of ``size`` points."""
+    axes.set_facecolor("none")
+    axes.grid(True, axis="y", color=RULE, linewidth=1)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(GREY)
+    axes.tick_params(labelsize=size, colors=QUIET, length=0, pad=6)
 
 
 def _panel(figure, top: float, height: float, left: float = LEFT, width: float = WIDTH - LEFT - RIGHT):
@@ -121,13 +141,7 @@ def _style(axes, title: str, quantity: str, sweep: Sweep) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: format_value(value))
     if low == high:
         axes.set_xticks((low,))
-    axes.set_facecolor("none")
-    axes.grid(True, axis="y", color=RULE, linewidth=1)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(GREY)
-    axes.tick_params(labelsize=12, colors=QUIET, length=0, pad=6)
+    plain_axes(axes, 12)
     axes.set_title(title, loc="left", size=13.5, weight="bold", color=INK, pad=34)
     axes.annotate(quantity, (0, 1), (0, 16), "axes fraction", textcoords="offset points", color=QUIET, size=11.5)
     if sweep.pivot is not None and low - margin <= sweep.pivot <= high + margin:

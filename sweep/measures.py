@@ -7,6 +7,7 @@ returns NaN for flat pictures.
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor, nn
+
+from ..optics.defocus import DISPLAY_GAMMA
 
 LUMA = (0.299, 0.587, 0.114)
 SMALLEST_SIDE = 16
@@ -47,7 +50,6 @@ ALIGNMENT_SIGMAS = tuple(0.25 * 2 ** (i / 2) for i in range(12))
 ALIGNED_AT_ONCE = 8
 # Standard deviation 1e-4, a fortieth of an 8-bit step: what is flatter has no structure to compare.
 ALIGNMENT_FLAT = 1e-8
-DISPLAY_GAMMA = 2.2
 
 
 def luma(images: Tensor) -> Tensor:
@@ -264,31 +266,27 @@ def _smooth(maps: Tensor) -> Tensor:
     return maps
 
 
-def lpips_network(allow_download: bool = False) -> tuple[nn.Module | None, str]:
-    """The LPIPS network (AlexNet, Zhang et al. 2018), or None with the reason why it cannot be had.
+def lpips_network() -> nn.Module | None:
+    """The LPIPS network (AlexNet, Zhang et al. 2018); None where it cannot be had.
 
-    Its backbone (233 MB) is torchvision's file in torch's hub folder. Without ``allow_download`` it is
-    never fetched, whatever is missing.
+    It takes the package torchmetrics and, in torch's hub folder, torchvision's file of the backbone. Neither is
+    required and neither is fetched.
     """
     from torchvision.models import AlexNet_Weights
 
-    name = PurePosixPath(urlparse(AlexNet_Weights.DEFAULT.url).path).name
-    file = Path(torch.hub.get_dir(), "checkpoints", name)
-    if not file.is_file() and not allow_download:
-        return None, (
-            f"LPIPS is left out: its weights (AlexNet, 233 MB) are not at {file}. Allow the download, or put "
-            f"torchvision's file there."
-        )
-    # Late, because it takes seconds to import.
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
+    file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlparse(AlexNet_Weights.DEFAULT.url).path).name)
+    if not file.is_file():
+        return None
     try:
-        return LearnedPerceptualImagePatchSimilarity("alex").net, ""
+        # Late, because it takes seconds to import.
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity("alex").net
+    except ImportError:
+        return None
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        return None, (
-            f"LPIPS is left out: its weights (AlexNet, 233 MB) could not be fetched or read ({error}). Delete "
-            f"{file} if it is there, and put torchvision's file in its place."
-        )
+        logging.warning("LPIPS is left out: %s cannot be read (%s). Put torchvision's file in its place.", file, error)
+        return None
 
 
 def lpips(images: Tensor, reference: Tensor, network: nn.Module) -> Tensor:

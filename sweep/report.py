@@ -58,7 +58,7 @@ class Report:
         alignment: ``measures.alignment`` to the picture of ``sweep.reference_row``.
         ms_ssim: multi-scale SSIM to it.
         psnr: in dB to it, None (infinite) for an equal picture.
-        lpips: LPIPS to it, None where the weights are not at hand.
+        lpips: LPIPS to it, None where its package or its weights are not at hand.
         notes: sentences on what could not be measured.
         plain_row: row of the plain model's picture, where that is among the pictures.
     """
@@ -196,7 +196,6 @@ def measure_sweep(
     images: Tensor,
     sweep: Sweep,
     mask: Tensor | None = None,
-    allow_download: bool = False,
     progress: Callable[[int, int], None] | None = None,
     plain: Tensor | None = None,
 ) -> Report:
@@ -205,7 +204,6 @@ def measure_sweep(
     Args:
         images: [B, H, W, 3 or more] in 0..1, one a value of ``sweep``.
         mask: the subject, [H, W] or [1 or B, H, W]; sharpness is then measured apart in it and behind it.
-        allow_download: fetch the weights of LPIPS (233 MB) if they are missing.
         progress: called with the number of pictures done and their total; may raise to stop.
         plain: [1, H, W, 3 or more], the plain model's picture of the same seed, to set the sharpness against.
 
@@ -220,7 +218,7 @@ def measure_sweep(
     if mask is not None:
         regions["subject"] = measures.subject_area(mask, images)
         regions["background"] = measures.background_area(mask, images)
-    network, reason = measures.lpips_network(allow_download)
+    network = measures.lpips_network()
 
     sharpness = {name: ([], []) for name in regions}
     alignment, ms_ssim, psnr, lpips = [], [], [], []
@@ -256,7 +254,7 @@ def measure_sweep(
         ms_ssim=tuple(ms_ssim),
         psnr=tuple(psnr),
         lpips=None if network is None else tuple(lpips),
-        notes=tuple(_notes(sweep, areas[-1]) + ([reason] if reason else [])),
+        notes=tuple(_notes(sweep, areas[-1])),
     )
 
 
@@ -264,7 +262,6 @@ def measure_pictures(
     images: Tensor,
     plain: Tensor,
     mask: Tensor | None = None,
-    allow_download: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, Tensor]:
     """Measure pictures that are no sweep against the plain model's picture.
@@ -284,7 +281,7 @@ def measure_pictures(
         mask = torch.cat((mask[:1], mask))
     numbers = range(len(together))
     sweep = Sweep(tuple(map(float, numbers)), 0.0, "picture", ("plain", *(f"picture {i}" for i in numbers[1:])))
-    report = measure_sweep(together, sweep, mask, allow_download, progress, plain)
+    report = measure_sweep(together, sweep, mask, progress, plain)
     areas = tuple(replace(area, lvcorr=None, lvcorr_rank=None, monotonicity=None) for area in report.areas)
     notes = ("The pictures are no sweep, so LVCorr is not defined.", *report.notes)
     return replace(report, areas=areas, notes=notes, plain_row=0), together

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ..sweep.figure import AMBER, BLUE, INK, QUIET, blank_figure, plain_axes, to_image
+
 # Lengths in inches.
-WIDTH, HEIGHT, DPI = 10.0, 5.2, 120
-INK, QUIET, RULE = "#1f2328", "#6e7781", "#e4e7eb"
-BLUE, PALE, AMBER = "#1d6fa5", "#c9d7e3", "#d97706"
+WIDTH, HEIGHT = 10.0, 5.2
+PALE = "#c9d7e3"
 # Steps that the smooth line averages: a fiftieth of the run.
 WINDOWS = 50
 MOST_POINTS = 2000
@@ -28,20 +28,9 @@ def draw_losses(losses: Sequence[float], held_out: Sequence[tuple[int, float]], 
     Returns:
         [1, height, width, 3] float32 in 0..1.
     """
-    # Late, because the host starts without it; the object interface leaves pyplot's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((WIDTH, HEIGHT), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank_figure(WIDTH, HEIGHT)
     axes = figure.add_axes((0.08, 0.12, 0.89, 0.68))
-    axes.set_facecolor("none")
-    axes.grid(True, axis="y", color=RULE, linewidth=1)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(QUIET)
-    axes.tick_params(labelsize=11, colors=QUIET, length=0, pad=6)
+    plain_axes(axes, 11)
     figure.text(0.08, 0.93, "Training loss", size=15, weight="bold", color=INK)
     figure.text(0.08, 0.865, _headline(losses, held_out, steps), size=12, color=QUIET)
     axes.set_xlim(0, max(1, steps))
@@ -54,8 +43,7 @@ def draw_losses(losses: Sequence[float], held_out: Sequence[tuple[int, float]], 
         axes.plot(*best, color=AMBER, marker="o", markersize=11, fillstyle="none", linestyle="none", label="best")
     if losses or held_out:
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, frameon=False, fontsize=11, labelcolor=INK)
-    canvas.draw()
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].astype(np.float32) / 255)[None]
+    return to_image(figure)
 
 
 def _draw_steps(axes, losses: np.ndarray, window: int) -> None:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..optics.defocus import DISPLAY_GAMMA, disc_radius, spread_periodic
+from ..sweep.values import BLUR_MAX
 from .pictures import Pictures
 
 GRID = 16
 SIZE = 128
-BLUR_MAX = 30.0
 
 # sRGB. Objects are vivid and backgrounds muted, so that a picture's pixels tell which is which.
 OBJECT_COLOURS = {

@@ -100,7 +100,7 @@ def test_markdown_has_a_row_for_every_level():
     levels = rows[4:]
     assert {len(row) for row in levels} == {10}
     assert levels[3][7:] == ["1.000", "1.000", "equal"]
-    assert "- LPIPS is left out: its weights" in text
+    assert "LPIPS" not in text
 
 
 def test_lpips_is_reported_where_its_network_is_at_hand(tmp_path):
@@ -109,7 +109,7 @@ def test_lpips_is_reported_where_its_network_is_at_hand(tmp_path):
     torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
     images = pictures()
     report = measure_sweep(images, SWEEP)
-    network, _ = measures.lpips_network()
+    network = measures.lpips_network()
     assert report.lpips == pytest.approx(measures.lpips(images, images[1], network).tolist())
     assert report.notes == ()
     assert "| LPIPS |" in report.markdown()
@@ -312,9 +312,7 @@ def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
 
 def test_the_node_gives_the_gains_of_subject_and_rest():
     images, plain = pictures(1), plain_picture()
-    plot, text, numbers = run_node(
-        "BokehReport", images=images, plain=plain, mask=left_half()[None], allow_download=False
-    )
+    plot, text, numbers = run_node("BokehReport", images=images, plain=plain, mask=left_half()[None])
     report, together = measure_pictures(images, plain, left_half())
     numbers = json.loads(numbers)
     for area in report.areas[-2:]:
@@ -325,7 +323,7 @@ def test_the_node_gives_the_gains_of_subject_and_rest():
     assert text.endswith(report.markdown())
     assert text.startswith(f"**{verdict(report, together)}**")
     assert_refused(
-        lambda: run_node("BokehReport", images=images, allow_download=False),
+        lambda: run_node("BokehReport", images=images),
         "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain model's "
         "picture of the same seed.",
     )
