@@ -26,7 +26,7 @@ def main() -> int:
     """Run inside the host's environment; outside it, set that up and start again there."""
     if os.environ.get(INSIDE):
         return measure()
-    from setup.inside import run_inside
+    from inside import run_inside
 
     return run_inside(__file__, sys.argv[1:], INSIDE)
 

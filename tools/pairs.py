@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from setup.inside import load_pack, run_inside
+from inside import load_pack, run_inside
 
 INSIDE = "COMFYUI_BOKEH_PAIRS"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from setup.client import Graph, HostClient, HostError
-from setup.environment import SetupError, StatusLine
+from setup.environment import SetupError, StatusLine, write_atomically
 from setup.host import CHECKOUT, Host, cache_folder, ensure_host
 from setup.server import HostProcess, accelerator, free_port, write_model_paths
 
@@ -169,9 +168,7 @@ def save_pictures(client: HostClient, entry: dict[str, Any], output: Path, name:
     saved = []
     for number, picture in enumerate(pictures, start=1):
         path = folder / f"{number:02d}-{picture.filename}"
-        part = path.with_name(f"{path.name}.part")
-        part.write_bytes(client.download(picture))
-        os.replace(part, path)
+        write_atomically(path, client.download(picture))
         saved.append(path)
     return saved
 

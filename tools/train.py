@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from setup.inside import load_pack
+from inside import load_pack, run_inside
 
 if TYPE_CHECKING:
     from bokeh.training.session import Parts
@@ -30,8 +30,6 @@ def main(arguments: list[str]) -> int:
     """Run inside the host's environment; outside it, set that up and start again there."""
     if os.environ.get(INSIDE) or "WORLD_SIZE" in os.environ:
         return train(arguments)
-    from setup.inside import run_inside
-
     return run_inside(__file__, arguments, INSIDE)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -150,6 +152,32 @@ def test_the_key_follows_everything_a_setup_depends_on(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.implementation, "cache_tag", "another-python")
     others.add(host.setup_key(*arguments))
     assert len(others | {key}) == 5
+
+
+TOOL = """
+import os, sys
+sys.path.insert(0, os.path.dirname(__file__))
+from inside import run_inside
+if os.environ.get("MARK"):
+    print("inside", os.environ["COMFYUI_PATH"], *sys.argv[1:])
+else:
+    sys.exit(run_inside(__file__, sys.argv[1:], "MARK"))
+"""
+
+
+def test_a_tool_installed_without_the_set_up_runs_in_the_comfyui_around_it(tmp_path):
+    folder = tmp_path / "custom_nodes" / "pack" / "tools"
+    folder.mkdir(parents=True)
+    shutil.copy(TOOLS / "inside.py", folder)
+    (folder / "tool.py").write_text(TOOL)
+    run = functools.partial(
+        subprocess.run, [sys.executable, folder / "tool.py", "word"], capture_output=True, text=True
+    )
+    alone = run()
+    assert alone.returncode == 1
+    assert "Run this with ComfyUI's own Python from the pack's folder" in alone.stderr
+    (tmp_path / "main.py").touch()
+    assert run().stdout == f"inside {tmp_path} word\n"
 
 
 def test_requirements_are_read_without_comments_and_exceptions(tmp_path):

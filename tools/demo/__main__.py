@@ -19,7 +19,7 @@ from typing import Any
 # In place of this folder, whose modules belong to the package.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from setup.inside import load_pack, run_inside  # noqa: E402
+from inside import load_pack, run_inside  # noqa: E402
 
 INSIDE = "COMFYUI_BOKEH_DEMO"
 DEMO = Path(__file__).resolve().parents[2] / "demo"

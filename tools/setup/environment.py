@@ -35,11 +35,12 @@ class Step(NamedTuple):
     intact: Callable[[], bool]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it, so that nobody ever reads half a file."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside ``path`` and rename, so that nobody ever reads half a file. (The pack's own way to do it is not at
+    hand before there is a host.)"""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
 
 
