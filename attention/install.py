@@ -11,11 +11,12 @@ from torch import nn
 
 from ..host import CLONED
 from ..weights.format import Adapter, AdapterError
+from .attend import Running, marked
 from .equations import adapt_columns
 from .families import Columns, Family, Place, find, titles
 from .module import AdapterModule, adapter_patcher
 from .rows import Plan
-from .run import Hooks, Running, marked
+from .run import Hooks
 
 KEY = "bokeh"
 _ADVICE = "Use the adapter that was trained for this model."

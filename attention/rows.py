@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -144,18 +143,20 @@ class Rows:
         """For each row the user's row whose starting noise it takes: the first of its scene."""
         return tuple(row.scene * self.levels for row in self.table)
 
-    def turns(self, rows_at_once: int) -> list[list[int]]:
-        """Split the rows into turns of at most ``rows_at_once`` rows, each with the pivots it needs.
+    def turns(self, rows_at_once: int, grounded: bool = True, all_rows: bool = True) -> list[list[int]]:
+        """Split the rows into turns of at most ``rows_at_once`` rows (0: all together), each with the pivots it needs.
 
-        Every row is computed for its own sake in exactly one turn, except pivots, which come along in
-        every turn that holds a row of theirs.
+        Every row is computed for its own sake in exactly one turn. While the scene is being held, pivots come along in
+        every turn that holds a row of theirs; afterwards nobody looks at them, and without ``all_rows`` those that the
+        user does not see are left out.
         """
-        holders = {row.pivot for number, row in enumerate(self.table) if row.pivot != number}
-        followers = [number for number in range(len(self)) if number not in holders]
-        if rows_at_once <= 0 or len(followers) <= rows_at_once:
-            return [list(range(len(self)))]
-        groups = [followers[i : i + rows_at_once] for i in range(0, len(followers), rows_at_once)]
-        return [sorted({*group, *(self[number].pivot for number in group)}) for group in groups]
+        holders = {row.pivot for number, row in enumerate(self.table) if row.pivot != number} if grounded else set()
+        rows = [number for number, row in enumerate(self.table) if grounded or all_rows or row.shown]
+        own = [number for number in rows if number not in holders]
+        if rows_at_once <= 0 or len(own) <= rows_at_once:
+            return [rows]
+        groups = [own[i : i + rows_at_once] for i in range(0, len(own), rows_at_once)]
+        return [sorted({*group, *(self[number].pivot for number in group if grounded)}) for group in groups]
 
 
 def arrange(plan: Plan, batch: int) -> Rows:
@@ -207,8 +208,3 @@ def arrange(plan: Plan, batch: int) -> Rows:
 def grounding_steps(grounding: float, steps: int) -> int:
     """Number of grounded steps out of the steps that actually run, rounded to the nearest."""
     return int(grounding * steps + 0.5)
-
-
-def expand(rows: Sequence[int], chunks: int, size: int) -> list[int]:
-    """Row numbers of one chunk -> the same rows in each of ``chunks`` chunks of ``size`` rows."""
-    return [chunk * size + row for chunk in range(chunks) for row in rows]

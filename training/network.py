@@ -22,10 +22,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..attention.attend import CALL, Call, attend, row_index
 from ..attention.equations import Grounding
 from ..attention.install import adapt, block_places, compute_dtype
 from ..attention.module import AdapterModule
-from ..attention.run import CALL, Call, attend, row_index
 from ..host import training
 from ..weights.format import Adapter
 from .recipe import Unit

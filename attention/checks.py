@@ -1,0 +1,84 @@
+"""What is refused before sampling begins, because it would go wrong without a word later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .rows import Pivot, Plan, Rows
+
+
+def check_pivot_latent(plan: Plan, noise: Tensor) -> None:
+    """Raise ValueError unless the pivot's latent has the size of the pictures."""
+    latent = plan.pivot.given if plan.pivot is not None else None
+    if latent is not None and latent.shape[1:] != noise.shape[1:]:
+        raise ValueError(
+            f"The pivot's latent is {_shape(latent)} (channels x height x width), but the graph samples "
+            f"{_shape(noise)}. Encode the pivot's picture at the size of the latent that goes into the sampler."
+        )
+
+
+def check_sampler(sampler: Any) -> None:
+    """Raise ValueError for a sampler that chooses its steps itself, which rows that follow a latent would mislead."""
+    name = _name(getattr(sampler, "sampler_function", sampler))
+    if "adaptive" in name.lower():
+        raise ValueError(
+            f"The pivot follows a given latent, but the sampler ({name.removesuffix('_function')}) chooses its steps "
+            "by its own error, which rows that follow a latent make meaningless. Choose a sampler with fixed steps, "
+            "such as euler, heun, dpmpp_2m or dpmpp_2m_sde, or a pivot without a latent."
+        )
+
+
+def noise_of_pivots(noise: Tensor, rows: Rows, pivot: Pivot, seed: int | None) -> Tensor:
+    """The noise that rows started from, for pivots that follow a given latent: at every level they need it.
+
+    The later of two samplers adds none itself; then it is the noise of ``seed``, which both of them have.
+
+    Raises:
+        ValueError: when the sampler has no seed either.
+    """
+    if pivot.trajectory is not None or noise.any():
+        return noise
+    if not seed:
+        raise ValueError(
+            "The pivot follows a given latent and needs the noise that the first sampler began with, but this sampler "
+            "adds no noise and its seed is 0, as DisableNoise gives it, so nothing says which noise that was. Use "
+            "KSampler (Advanced) or SamplerCustom with add_noise off and the first sampler's seed (not 0) instead of "
+            "DisableNoise, sample in one go, or take the latent off Bokeh Pivot."
+        )
+    drawn = torch.randn((rows.scenes, *noise.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    return drawn[list(rows.column("scene"))]
+
+
+def has_step_cache(model_options: dict[str, Any]) -> bool:
+    """Whether something inside a model call is called a cache; those round the whole call never see turns."""
+    options = model_options.get("transformer_options", {})
+    return any("cache" in name.lower() for name in _inside(model_options, options))
+
+
+def _inside(model_options: dict[str, Any], options: dict[str, Any]) -> Iterator[str]:
+    wrappers = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+    for key, functions in wrappers.items():
+        yield str(key)
+        yield from map(_name, functions)
+    yield _name(model_options.get("model_function_wrapper"))
+    for by_place in options.get("patches_replace", {}).values():
+        yield from map(_name, by_place.values())
+    # What the host's own two caches share says nothing: one of them is round the whole call.
+    yield from (name for name in options if isinstance(name, str) and name != "easycache")
+
+
+def _name(thing: Any) -> str:
+    """A function's or object's name, with those of the class and the module that it is from."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    # The host names a pack's modules by the path of its folder, and folders are called anything.
+    module = named.__module__.replace("\\", "/").rpartition("/")[2]
+    return f"{module.rpartition('.')[2]}.{named.__qualname__}" if module != "builtins" else named.__qualname__
+
+
+def _shape(latent: Tensor) -> str:
+    return " x ".join(str(side) for side in latent.shape[1:])

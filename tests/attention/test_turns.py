@@ -1,0 +1,184 @@
+"""Fewer rows at once, tiles, and other nodes that do something with the batch: right pictures or a sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from flux import relative_error, run_node
+from sampling import ksample, swept
+
+from bokeh.attention.install import install
+from bokeh.attention.rows import Pivot, Plan
+
+BLURS = (0.0, 8.0, 15.0, 22.0, 30.0)
+
+
+def batch(golden, count: int) -> dict:
+    return {"samples": golden.latent()["samples"].repeat(count, 1, 1, 1), "batch_index": [0] * count}
+
+
+def cached(model, name: str, threshold: float):
+    (model,) = run_node(name, model=model, reuse_threshold=threshold, start_percent=0.0, end_percent=1.0, verbose=False)
+    return model
+
+
+@pytest.fixture
+def skipped(caplog):
+    """How many steps the host's cache says that it left out in its last run."""
+    caplog.set_level("INFO")
+
+    def count() -> int:
+        lines = [record.getMessage() for record in caplog.records if " - skipped " in record.getMessage()]
+        return int(lines[-1].split(" - skipped ")[1].split("/")[0])
+
+    return count
+
+
+def test_turns_beside_a_step_cache_are_refused_before_sampling(golden, adapter):
+    model = cached(install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True, 2)), "EasyCache", 0.2)
+    called = []
+    model.add_wrapper_with_key("apply_model", "test", lambda executor, *args, **kw: called.append(1) or executor(*args))
+    with pytest.raises(ValueError, match=r"but rows_at_once 2 sends .* Set rows_at_once of Bokeh Sweep to 0, or take"):
+        ksample(model, golden.positive(), batch(golden, 5))
+    assert not called
+
+
+@pytest.mark.parametrize("name", ["EasyCache", "LazyCache"])
+def test_a_sweep_beside_a_step_cache_equals_every_picture_with_its_pivot(golden, adapter, skipped, name):
+    def sampled(blurs, rows_at_once=0):
+        model = cached(install(golden.model, adapter, Plan(blurs, Pivot(15.0), True, rows_at_once)), name, 3.0)
+        rows = ksample(model, golden.positive(), batch(golden, len(blurs)), steps=8)
+        return rows, skipped()
+
+    together, left_out = sampled((30.0, 0.0))
+    assert left_out > 0
+    # At this threshold every run leaves out the same steps.
+    for i, blur in enumerate((30.0, 0.0)):
+        alone, of_one = sampled((blur,))
+        assert of_one == left_out
+        assert relative_error(together[i : i + 1], alone) <= 1e-4
+    if name == "LazyCache":
+        # It is round the whole call, so it decides once for all turns.
+        in_turns, of_turns = sampled((30.0, 0.0), 1)
+        assert of_turns == left_out
+        assert relative_error(in_turns, together) <= 1e-5
+
+
+def forgets(every: int):
+    """A node of the kind of step caches that says nothing of itself: it gives the last result again."""
+    state = {"calls": 0, "out": None}
+
+    def wrapper(executor, x, *args, **kwargs):
+        state["calls"] += 1
+        if state["out"] is not None and state["calls"] % every == 0:
+            return state["out"] + 0 * x
+        state["out"] = executor(x, *args, **kwargs)
+        return state["out"]
+
+    return wrapper
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3])
+def test_whatever_leaves_out_blocks_for_some_turns_is_refused(golden, adapter, rows_at_once):
+    model = install(golden.model, adapter, Plan(BLURS, Pivot(14.0), True, rows_at_once))
+    model.add_wrapper_with_key("diffusion_model", "unheard of", forgets(5))
+    with pytest.raises(ValueError, match=f"rows_at_once {rows_at_once} sends the pictures through the model in turns"):
+        ksample(model, golden.positive(), batch(golden, 5))
+
+
+def test_blocks_left_out_on_purpose_are_no_step_cache(golden, adapter):
+    def sampled(rows_at_once):
+        model = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True, rows_at_once))
+        (model,) = run_node(
+            "SkipLayerGuidanceDiT",
+            model=model,
+            double_layers="1",
+            single_layers="0",
+            scale=3.0,
+            start_percent=0.0,
+            end_percent=1.0,
+            rescaling_scale=0.0,
+        )
+        return ksample(model, golden.positive(), batch(golden, 5), negative=golden.negative(), cfg=2.0)
+
+    assert relative_error(sampled(2), sampled(0)) <= 1e-5
+
+
+def tiles_at_once(count: int):
+    """A node of the kind of TiledDiffusion: ``count`` tiles of the picture in one call, each with all its parts."""
+
+    def wrapper(apply_model, args):
+        x, t, c = args["input"], args["timestep"], args["c"]
+        width = x.shape[-1] // 4
+        out = torch.empty_like(x)
+        for first in range(0, 4, count):
+            places = [slice(tile * width, (tile + 1) * width) for tile in range(first, first + count)]
+            parts = {
+                name: torch.cat([value] * count) if isinstance(value, torch.Tensor) else value
+                for name, value in c.items()
+            }
+            tiles = apply_model(torch.cat([x[..., place] for place in places]), torch.cat([t] * count), **parts)
+            for place, tile in zip(places, tiles.chunk(count), strict=True):
+                out[..., place] = tile
+        return out
+
+    return wrapper
+
+
+@pytest.mark.parametrize("rows_at_once", [0, 2])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_tiles_in_one_call_equal_tiles_one_by_one(golden, adapter, cfg, rows_at_once):
+    def sampled(count):
+        model = install(golden.model, adapter, Plan((0.0, 12.0, 30.0), Pivot(15.0), True, rows_at_once))
+        model.set_model_unet_function_wrapper(tiles_at_once(count))
+        return ksample(model, golden.positive(), batch(golden, 3), negative=golden.negative(), cfg=cfg)
+
+    one_by_one = sampled(1)
+    for count in (2, 4):
+        assert relative_error(sampled(count), one_by_one) <= 1e-5
+
+
+@pytest.mark.parametrize("times", [2, 1.5])
+def test_rows_that_another_node_adds_inside_the_model_get_a_sentence(golden, adapter, times):
+    """As NAG does: the network's own batch is larger than what went into the model."""
+
+    def doubled(executor, x, t, context, y=None, guidance=None, *args, **kwargs):
+        rows = x.shape[0]
+        more = slice(0, int(rows * (times - 1)))
+        grown = [torch.cat((value, value[more])) for value in (x, t, context, y, guidance)]
+        return executor(*grown, *args, **kwargs)[:rows]
+
+    model = install(golden.model, adapter, Plan((0.0, 30.0), Pivot(15.0, 0.5), True))
+    model.add_wrapper_with_key("diffusion_model", "test", doubled)
+    with pytest.raises(ValueError, match=r"3 went into the model\. Another node adds rows inside the model \(as NAG"):
+        ksample(model, golden.positive(), batch(golden, 2))
+
+
+def test_samplers_that_choose_their_steps_are_refused_beside_a_given_pivot(golden, adapter):
+    pivot = Pivot(15.0, latent=torch.randn(golden.latent()["samples"].shape))
+    model, latent, _ = swept(golden, adapter, "0, 30", pivot)
+    with pytest.raises(ValueError, match=r"the sampler \(.*dpm_adaptive\) chooses its steps .* such as euler, heun"):
+        ksample(model, golden.positive(), latent, sampler="dpm_adaptive")
+    assert torch.isfinite(ksample(model, golden.positive(), latent, sampler="heun")).all()
+    generated, latent, _ = swept(golden, adapter, "0, 30", Pivot(15.0))
+    assert torch.isfinite(ksample(generated, golden.positive(), latent, sampler="dpm_adaptive")).all()
+
+
+def test_a_given_pivot_behind_disable_noise_is_refused_before_sampling(golden, adapter):
+    def second_sampler(pivot):
+        model, latent, _ = swept(golden, adapter, "0, 30", pivot)
+        (guider,) = run_node("BasicGuider", model=model, conditioning=golden.positive())
+        (noise,) = run_node("DisableNoise")
+        return run_node(
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=guider,
+            sampler=run_node("KSamplerSelect", sampler_name="euler")[0],
+            sigmas=torch.tensor([0.5, 0.25, 0.0]),
+            latent_image=latent,
+        )
+
+    photo = torch.randn(golden.latent()["samples"].shape)
+    with pytest.raises(ValueError, match=r"adds no noise and its seed is 0, as DisableNoise gives it"):
+        second_sampler(Pivot(15.0, latent=photo))
+    second_sampler(Pivot(15.0))
