@@ -4,10 +4,13 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { passToCanvas } from "./lib/canvas.js";
 import { after, followOutputs, look } from "./lib/outputs.js";
+import { uploadPicture } from "./lib/picture_files.js";
+import { join, leave } from "./lib/together.js";
 import { SweepView } from "./lib/view.js";
 
 const NODE = "BokehSweepView";
-const FIRST_SIZE = [400, 460];
+const FIRST_SIZE = [400, 500];
+const PIVOT_LEVEL = -1;
 const MIN_HEIGHT = 240;
 const STAGE_HEIGHTS = [160, 620];
 const ZOOM_CHECK_MS = 200;
@@ -19,14 +22,46 @@ function pictureUrl(file) {
   return api.apiURL(`/view?${new URLSearchParams(file)}`);
 }
 
+/** Change the graph as one step that can be undone. */
+function change(act) {
+  app.canvas.emitBeforeChange();
+  act();
+  app.canvas.emitAfterChange();
+}
+
+/** Put a picture of the server's temp folder into a new Load Image node beside the view. */
+async function loadInNode(node, file, pictureName) {
+  const name = await uploadPicture(api, pictureUrl(file), pictureName);
+  change(() => {
+    const loader = window.LiteGraph.createNode("LoadImage");
+    loader.pos = [node.pos[0] + node.size[0] + 40, node.pos[1]];
+    node.graph.add(loader);
+    const widget = loader.widgets.find((widget) => widget.name === "image");
+    const { values } = widget.options;
+    if (Array.isArray(values) && !values.includes(name)) values.push(name);
+    widget.value = name;
+    widget.callback?.(name);
+  });
+}
+
 function addView(node) {
   let isNew = true;
+  const level = node.widgets?.find((widget) => widget.name === "level");
+  const used = () => (level && level.value !== PIVOT_LEVEL ? level.value : null);
   const view = new SweepView({
     pictureUrl: (file) => pictureUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
     originalUrl: pictureUrl,
     mayStart: () => !app.canvas.read_only,
     onPlace: (value) => look(node, { place: value }),
+    onUse: (value) => {
+      change(() => (level.value = value));
+      view.used = value;
+    },
+    onInput: (file, name) => loadInNode(node, file, name),
   });
+  // The pictures are sent for the page's apps and queue as well; in the node they are the view's.
+  node.hideOutputImages = true;
+  node.onDrawBackground = () => {};
   // The page lets a node's content with this class grow with the node.
   view.element.classList.add("widget-expands");
   passToCanvas(view.element);
@@ -38,18 +73,24 @@ function addView(node) {
   });
   widget.serialize = false;
   node.setSize(FIRST_SIZE);
+  if (level) after(level, "callback", () => (view.used = used()));
 
   followOutputs(node, ({ bokeh_sweep: [sweep] = [] }) => {
     if (!sweep) return false;
     view.show(sweep, look(node).place);
+    view.used = used();
     if (isNew) fit(node, view);
     isNew = false;
     return true;
   });
   after(node, "onConfigure", () => (isNew = false));
-  after(node, "onAdded", () => views.add(view));
+  after(node, "onAdded", () => {
+    views.add(view);
+    join(node, (value) => view.turnTo(value));
+  });
   after(node, "onRemoved", () => {
     views.delete(view);
+    leave(node);
     view.dispose();
   });
 }

@@ -16,7 +16,7 @@ export class Stage {
       className: "divider",
       role: "separator",
       tabIndex: 0,
-      ariaLabel: "Divider between the pivot and the current picture",
+      ariaLabel: "Divider between the two pictures",
       ariaOrientation: "vertical",
       ariaValueMin: "0",
       ariaValueMax: "100",
@@ -75,6 +75,11 @@ export class Stage {
     return this.element.classList.contains("comparing");
   }
 
+  /** What is drawn now, at the pictures' own size. */
+  get picture() {
+    return this.#canvas;
+  }
+
   /** The size of the pictures; the frame takes their shape. */
   setSize(width, height) {
     this.#canvas.width = width;
@@ -88,8 +93,8 @@ export class Stage {
     this.#right.textContent = right;
   }
 
-  /** Draw `upper` over `lower` with opacity `mix`; when comparing, `reference` left of the divider. */
-  draw(lower, upper, mix, reference) {
+  /** Draw `upper` over `lower` with opacity `mix`; when comparing, `other` left of the divider. */
+  draw(lower, upper, mix, other) {
     const context = this.#context;
     const { width, height } = this.#canvas;
     context.drawImage(lower, 0, 0);
@@ -99,8 +104,9 @@ export class Stage {
       context.globalAlpha = 1;
     }
     const left = Math.round(this.#split * width);
-    if (this.comparing && reference && left > 0) {
-      context.drawImage(reference, 0, 0, left, height, 0, 0, left, height);
+    if (this.comparing && other && left > 0) {
+      // A picture of the last run may have another size.
+      context.drawImage(other, 0, 0, this.#split * other.width, other.height, 0, 0, this.#split * width, height);
     }
   }
 

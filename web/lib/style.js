@@ -25,6 +25,7 @@ sheet.replaceSync(`
 [hidden] { display: none !important; }
 
 .view {
+  position: relative;
   display: flex;
   flex-direction: column;
   height: 100%;
@@ -37,8 +38,8 @@ sheet.replaceSync(`
   --ratio: 1;
   container-type: size;
   position: relative;
-  /* Where the node has no height of its own, the pictures' shape gives one. */
-  flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw);
+  /* The node alone says how high it is, so that it can be wide and flat. */
+  flex: 1 1 0;
   min-height: 80px;
   display: grid;
   place-items: center;
@@ -69,6 +70,51 @@ canvas { display: block; width: 100%; height: 100%; }
   text-wrap: balance;
 }
 .message:empty { display: none; }
+.magnifier {
+  position: absolute;
+  width: min(14em, 60cqh);
+  aspect-ratio: 1;
+  translate: -50% -50%;
+  border: 2px solid #fff;
+  border-radius: 50%;
+  overflow: hidden;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.5), 0 0.2em 1em rgb(0 0 0 / 0.5);
+  background: #000;
+  pointer-events: none;
+}
+.magnifier .tag { top: auto; bottom: 0.9em; left: 50%; translate: -50%; }
+.menu {
+  position: absolute;
+  z-index: 1;
+  display: grid;
+  min-width: 15em;
+  padding: 0.3em;
+  border: 1px solid var(--line);
+  border-radius: 0.5em;
+  background: var(--comfy-menu-bg, #222);
+  box-shadow: 0 0.3em 1.2em rgb(0 0 0 / 0.4);
+}
+.menu button {
+  display: flex;
+  justify-content: space-between;
+  gap: 1.5em;
+  width: auto;
+  height: auto;
+  padding: 0.35em 0.6em;
+  background: none;
+  text-align: left;
+  white-space: nowrap;
+}
+.menu button:focus-visible { background: color-mix(in srgb, var(--text) 14%, transparent); outline: none; }
+kbd { color: var(--muted); font: inherit; }
+.remark {
+  flex: none;
+  margin: 0.4em 0.2em 0;
+  padding: 0.4em 0.7em;
+  border-left: 0.25em solid var(--pivot);
+  border-radius: 0.3em;
+  background: var(--control);
+}
 .progress, .said, .tag {
   position: absolute;
   padding: 0.2em 0.6em;
@@ -129,6 +175,9 @@ canvas { display: block; width: 100%; height: 100%; }
 
 .panel { flex: none; padding: 0.3em 0.2em 0; transition: opacity 0.15s; }
 .panel.off { opacity: 0.35; }
+:host([data-state="empty"]) .panel { display: none; }
+:host([data-far]) .buttons { display: none; }
+@container (max-width: 340px) { .buttons .in-menu { display: none; } }
 
 .slider {
   padding: 0 0.75em;

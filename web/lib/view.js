@@ -1,26 +1,27 @@
 /** One sweep as one picture with a slider: what the node shows. Knows nothing of nodes and graphs. */
 
-import { element, icon } from "./dom.js";
+import { element } from "./dom.js";
 import { around, clampTo, levelsOf, nearest, plain, written } from "./levels.js";
+import { Loupe } from "./loupe.js";
+import { Menu } from "./menu.js";
+import { Other } from "./other.js";
+import { copyPicture, savePicture } from "./picture_files.js";
 import { Pictures } from "./pictures.js";
 import { Slider } from "./slider.js";
 import { Stage } from "./stage.js";
 import { sheet } from "./style.js";
+import { say, tools } from "./tools.js";
 
 // Time constant of the fade after a key press, in ms.
 const FADE_MS = 60;
 // Zoomed out further than to this scale, text would become too small to read.
 const READABLE_SCALE = 0.75;
 const MAX_ENLARGED = 2.2;
+// From here on the text needs the place of the buttons.
+const FAR = 1.4;
 const SAID_MS = 2500;
 const EMPTY = "Queue the graph to look through the sweep.";
 const GONE = "The server no longer has these pictures. Queue the graph again.";
-
-const ICONS = {
-  compare: "M8 1.5v13M2 3.5h4v9H2zM10 3.5h4v9h-4z",
-  copy: "M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3",
-  open: "M6.5 3H3v10h10V9.5M9 2.5h4.5V7M13.5 2.5 7.5 8.5",
-};
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -28,6 +29,7 @@ export class SweepView {
   #levels = [];
   #sweep = null;
   #pictures = null;
+  #used = null;
   #value = 0;
   #committed = 0;
   #shown = 0;
@@ -43,11 +45,16 @@ export class SweepView {
    * @param {(file: object) => string} originalUrl address of the untouched file
    * @param {() => boolean} mayStart whether a press may start a drag now
    * @param {(value: number) => void} onPlace the user has turned to another value
+   * @param {(value: number) => void} onUse the level that is to leave the node
+   * @param {(file: object, name: string) => Promise<void>} onInput make the picture an input of the graph
    */
-  constructor({ pictureUrl, originalUrl, mayStart, onPlace }) {
+  constructor({ pictureUrl, originalUrl, mayStart, onPlace, onUse, onInput }) {
     this.pictureUrl = pictureUrl;
     this.originalUrl = originalUrl;
     this.onPlace = onPlace;
+    this.onUse = onUse;
+    this.onInput = onInput;
+    this.other = new Other(pictureUrl, () => this.#redraw());
     this.stage = new Stage({
       mayStart: () => this.#levels.length > 0 && mayStart(),
       onScrub: (fraction, width) => this.#scrub(fraction, width),
@@ -73,27 +80,32 @@ export class SweepView {
     this.message = element("div", { className: "message" });
     this.said = element("div", { className: "said", role: "status" });
     this.progress = element("div", { className: "progress", hidden: true });
-    const button = (className, label, path, onClick) => {
-      const made = element("button", { className, type: "button", title: label, ariaLabel: label }, icon(path));
-      made.addEventListener("click", onClick);
-      return made;
-    };
-    this.compareButton = button("compare", "Compare with the pivot (double-click)", ICONS.compare, () =>
-      this.#toggleCompare(),
-    );
-    this.copyButton = button("copy", "Copy the value", ICONS.copy, () => this.#copy());
-    this.openLink = element("a", { className: "open", target: "_blank", rel: "noopener" }, icon(ICONS.open));
+    this.tools = tools({
+      compare: () => this.#toggleCompare(),
+      copy: () => this.#copy(),
+      loupe: () => this.#toggleLoupe(),
+      save: () => this.#save(),
+      use: () => this.#use(),
+    });
     const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
-    const buttons = element("div", { className: "buttons" }, this.compareButton, this.openLink, this.copyButton);
+    this.remark = element("p", { className: "remark", role: "status", hidden: true });
     this.stage.element.append(this.message);
+    this.loupe = new Loupe(this.stage);
     this.stage.frame.append(this.progress, this.said);
-    const row = element("div", { className: "row" }, readout, buttons);
+    const row = element("div", { className: "row" }, readout, this.tools.element);
     this.panel = element("div", { className: "panel" }, this.slider.element, row);
     this.element = element("div", { className: "bokeh-sweep-view" });
     const root = this.element.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet];
-    root.append(element("div", { className: "view" }, this.stage.element, this.panel));
+    const all = element("div", { className: "view" }, this.stage.element, this.remark, this.panel);
+    this.menu = new Menu(all);
+    root.append(all);
     root.addEventListener("keydown", (event) => this.#onKey(event));
+    all.addEventListener("contextmenu", (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      if (this.#levels.length) this.menu.open(event, this.#entries(), this.slider.element);
+    });
   }
 
   /** Show what the node sent; `place` is the value to start at, undefined for the pivot. */
@@ -103,7 +115,11 @@ export class SweepView {
     if (isSame && this.#pictures && !this.#pictures.failed) return;
     this.#levels = levelsOf(sweep);
     this.#sweep = sweep;
-    const start = place ?? this.#reference.value;
+    this.other.setSweep(sweep, this.#levels);
+    const [remark = ""] = sweep.remarks ?? [];
+    this.remark.textContent = remark;
+    this.remark.hidden = !remark;
+    const start = place ?? this.other.reference.value;
     this.#value = this.#shown = this.#committed = clampTo(this.#levels, start);
     // The canvas keeps what was drawn last until the first of the new pictures is there.
     this.#pictures?.close();
@@ -112,8 +128,8 @@ export class SweepView {
     this.#pictures = pictures;
     this.slider.setLevels(this.#levels, sweep.name, sweep.pivot);
     this.stage.comparing &&= this.#levels.length > 1;
-    this.compareButton.disabled = this.#levels.length < 2;
-    this.compareButton.ariaPressed = String(this.stage.comparing);
+    this.tools.compare.disabled = this.#levels.length < 2;
+    this.tools.compare.ariaPressed = String(this.stage.comparing);
     this.#setState("loading", "");
     pictures.load(nearest(this.#levels, this.#value));
     this.#showValue();
@@ -126,6 +142,21 @@ export class SweepView {
     if (enlarged === this.#enlarged) return;
     this.#enlarged = enlarged;
     this.element.style.setProperty("--enlarge", enlarged);
+    this.element.toggleAttribute("data-far", enlarged > FAR);
+  }
+
+  /** Turn to a level; whether there is one of that value. */
+  turnTo(value) {
+    if (!this.#levels.some((level) => level.value === value)) return false;
+    this.#turnTo(value, true);
+    this.#commit();
+    return true;
+  }
+
+  /** The value of the level that leaves the node, null for the pivot's. */
+  set used(value) {
+    this.#used = value;
+    if (this.#levels.length) this.#showValue();
   }
 
   /** Height over width of the pictures, undefined while there are none. */
@@ -139,10 +170,16 @@ export class SweepView {
     clearTimeout(this.#sayTimer);
     this.#pictures?.close();
     this.#pictures = null;
+    this.other.stopLast();
   }
 
-  get #reference() {
-    return this.#levels.find((level) => level.reference);
+  /** The level that is meant by what can be done with one: the nearest. */
+  get #near() {
+    return this.#nearTo(this.#value);
+  }
+
+  #nearTo(value) {
+    return this.#levels[nearest(this.#levels, clampTo(this.#levels, value))];
   }
 
   #arrived() {
@@ -204,17 +241,16 @@ export class SweepView {
     this.note.textContent = note;
     this.note.classList.toggle("is-pivot", isPivot);
     this.slider.setValue(this.#value, `${this.#sweep.name} ${number}${note ? `, ${note}` : ""}`);
-    const near = this.#levels[nearest(this.#levels, this.#value)];
-    const open = `Open the picture of ${near.label} at full size`;
-    this.openLink.href = this.originalUrl(near.file);
-    this.openLink.title = this.openLink.ariaLabel = open;
-    const copy = `Copy ${this.#sweep.name} ${number}`;
-    this.copyButton.title = this.copyButton.ariaLabel = copy;
-    const reference = this.#reference;
-    const isTrue = reference.value === this.#sweep.pivot;
+    const near = this.#near;
+    this.tools.open.href = this.originalUrl(near.file);
+    say(this.tools.open, `Open the picture of ${near.label} at full size`);
+    say(this.tools.copy, `Copy ${this.#sweep.name} ${number}`);
+    say(this.tools.save, `Save the picture of ${near.label} (S)`);
+    const used = this.#used === null ? this.other.reference : this.#nearTo(this.#used);
+    this.tools.use.ariaPressed = String(used === near);
     this.stage.setTexts({
       picture: `The scene at ${this.#sweep.name} ${number}`,
-      left: isTrue ? `pivot, ${reference.label}` : reference.label,
+      left: this.other.at(this.#value).label,
       right: mix > 0 ? `${this.#sweep.name} ${number}` : this.#levels[lower].label,
     });
   }
@@ -238,8 +274,8 @@ export class SweepView {
     const { lower, upper, mix } = around(this.#levels, this.#shown);
     const lowerLoaded = pictures.nearestLoaded(lower);
     const upperLoaded = pictures.at(upper) ? upper : lowerLoaded;
-    const reference = pictures.at(this.#levels.indexOf(this.#reference));
-    this.stage.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, reference);
+    this.stage.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, this.other.at(this.#value, pictures).picture);
+    this.loupe.draw();
     if (this.#shown !== this.#value) this.#redraw();
   }
 
@@ -252,18 +288,92 @@ export class SweepView {
   #toggleCompare() {
     if (this.#levels.length < 2) return;
     this.stage.comparing = !this.stage.comparing;
-    this.compareButton.ariaPressed = String(this.stage.comparing);
+    this.tools.compare.ariaPressed = String(this.stage.comparing);
     this.#redraw();
   }
 
+  /** Compare with a level, null for the pivot, or with "last", the last run. */
+  #compareWith(what) {
+    if (what === "last") this.other.takeLast(this.#value);
+    else this.other.hold(what);
+    if (!this.stage.comparing) this.#toggleCompare();
+    this.#showValue();
+    this.#redraw();
+  }
+
+  #toggleLoupe() {
+    this.loupe.on = !this.loupe.on;
+    this.tools.loupe.ariaPressed = String(this.loupe.on);
+  }
+
+  #use() {
+    const { value, label } = this.#near;
+    this.onUse(value);
+    this.#say(`${label} leaves the node at image and blur from the next run on`);
+  }
+
+  #fileName({ value }) {
+    return `${this.#sweep.name}_${plain(value, 2)}.png`;
+  }
+
+  /** Do something with the nearest level's picture, and say when it did not work. */
+  async #withPicture(act, done, failed) {
+    const near = this.#near;
+    try {
+      await act(near);
+      if (done) this.#say(`${done} ${near.label}`);
+    } catch (error) {
+      this.#say(`${failed} (${error.message})`);
+    }
+  }
+
+  #save() {
+    const save = (near) => savePicture(this.originalUrl(near.file), this.#fileName(near));
+    return this.#withPicture(save, "", "The picture cannot be saved");
+  }
+
+  #entries() {
+    const near = this.#near;
+    const copy = ({ file }) => copyPicture(this.originalUrl(file));
+    const input = (level) => this.onInput(level.file, this.#fileName(level));
+    return [
+      [`Use ${near.label}`, () => this.#use(), "U"],
+      [`Compare with ${near.label}`, () => this.#compareWith(near), "A"],
+      ["Compare with the pivot", () => this.#compareWith(null)],
+      ...(this.other.hasLast ? [["Compare with the last run", () => this.#compareWith("last")]] : []),
+      [this.loupe.on ? "Put the loupe away" : "Loupe at 100 %", () => this.#toggleLoupe(), "L"],
+      ["Copy the picture", () => this.#withPicture(copy, "Copied", "The browser does not allow copying here")],
+      ["Copy the value", () => this.#copy()],
+      ["Save the picture", () => this.#save(), "S"],
+      ["Open at full size", () => this.tools.open.click()],
+      ["Load it in a new node", () => this.#withPicture(input, "Load Image has", "The picture cannot be loaded")],
+    ];
+  }
+
   #onKey(event) {
-    const leaves = event.key === "Escape" && this.stage.comparing;
-    const toggles = event.key === "Enter" && event.target === this.slider.element;
-    if (!leaves && !toggles) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.#levels.length) return;
+    const key = event.code.startsWith("Digit") ? event.code.slice(-1) : event.key.toLowerCase();
+    const level = this.#levels[Number(key) - 1];
+    const acts = {
+      a: () => this.#compareWith(this.#near),
+      l: () => this.#toggleLoupe(),
+      s: () => this.#save(),
+      u: () => this.#use(),
+    };
+    let act = acts[key];
+    if (key === "escape" && (this.stage.comparing || this.loupe.on)) act = () => this.#leave();
+    if (key === "enter" && event.target === this.slider.element) act = () => this.#toggleCompare();
+    if (level) act = () => (event.shiftKey ? this.#compareWith(level) : this.turnTo(level.value));
+    if (!act) return;
     event.preventDefault();
     event.stopPropagation();
-    this.#toggleCompare();
-    if (leaves) this.slider.focus();
+    act();
+  }
+
+  #leave() {
+    if (this.loupe.on) this.#toggleLoupe();
+    else this.#toggleCompare();
+    this.slider.focus();
   }
 
   async #copy() {

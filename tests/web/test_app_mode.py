@@ -1,0 +1,30 @@
+"""The sweep view as the result of an app, in pages that make apps of workflows."""
+
+from __future__ import annotations
+
+import pytest
+from comfy_api.latest import io
+from page import HostPage, chromium
+from playwright.sync_api import expect
+from sweep_view import workflow
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.browser,
+    pytest.mark.skipif("search_aliases" not in io.Schema.__dataclass_fields__, reason="this host's page has no apps"),
+]
+
+
+@pytest.mark.parametrize("picture", ["wide6", "tall6"])
+def test_the_views_pictures_are_the_apps_result(sweep_server, picture):
+    app = {"linearData": {"inputs": [], "outputs": [3]}, "linearMode": True}
+    with chromium() as browser, HostPage(browser, sweep_server, viewport={"width": 1440, "height": 900}) as page:
+        page.load({**workflow(picture=picture, blurs="0, 4, 8, 15, 22, 28"), "extra": app})
+        expect(page.page.get_by_text("Click Run to get started")).to_be_visible()
+        page.queue()
+        expect(page.page.get_by_text("Click Run to get started")).to_have_count(0)
+        shown = page.page.locator("img[src*='/view?']")
+        expect(shown.first).to_be_visible()
+        page.page.wait_for_timeout(3000)
+        assert shown.count() >= 6
+        expect(page.page.get_by_text("Click Run to get started")).to_have_count(0)

@@ -1,0 +1,54 @@
+/** A part of the picture at 100 % (more, where the picture is shown larger than that), under the pointer. */
+
+import { element } from "./dom.js";
+
+// How many pixels of the screen a pixel of the picture takes, at least; and beside what the stage shows.
+const LEAST_ZOOM = 1;
+const BESIDE_STAGE = 2;
+
+export class Loupe {
+  #canvas = element("canvas");
+  #zoom = element("span", { className: "tag" });
+  #place = { x: 0.5, y: 0.5 };
+
+  /** @param {Stage} stage whose picture is enlarged */
+  constructor(stage) {
+    this.stage = stage;
+    this.element = element("div", { className: "magnifier", hidden: true, ariaHidden: "true" }, this.#canvas, this.#zoom);
+    stage.frame.append(this.element);
+    stage.frame.addEventListener("pointermove", (event) => {
+      const { left, top, width, height } = stage.frame.getBoundingClientRect();
+      this.#place = { x: (event.clientX - left) / width, y: (event.clientY - top) / height };
+      this.draw();
+    });
+  }
+
+  get on() {
+    return !this.element.hidden;
+  }
+
+  set on(on) {
+    this.element.hidden = !on;
+    this.draw();
+  }
+
+  /** Draw what lies under it; nothing while it is off. */
+  draw() {
+    if (!this.on) return;
+    const { frame, picture } = this.stage;
+    const { x, y } = this.#place;
+    this.element.style.left = `${100 * x}%`;
+    this.element.style.top = `${100 * y}%`;
+    // Pixels of the screen: the graph's zoom is in the rectangle, and not in the element's own width.
+    const screen = devicePixelRatio;
+    const shown = (frame.getBoundingClientRect().width * screen) / picture.width;
+    const zoom = Math.max(LEAST_ZOOM, BESIDE_STAGE * shown);
+    const side = Math.round(this.element.getBoundingClientRect().width * screen);
+    const part = side / zoom;
+    this.#canvas.width = this.#canvas.height = side;
+    const context = this.#canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(picture, x * picture.width - part / 2, y * picture.height - part / 2, part, part, 0, 0, side, side);
+    this.#zoom.textContent = `${Math.round(100 * zoom)} %`;
+  }
+}

@@ -1,0 +1,31 @@
+/** What can be done with a picture's file: to the clipboard, to the disk, to the server's input folder. */
+
+import { element } from "./dom.js";
+
+async function fetched(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+  return answer.blob();
+}
+
+/** Put the picture into the clipboard; browsers allow it on https and localhost only. */
+export async function copyPicture(url) {
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": fetched(url) })]);
+}
+
+/** Save the picture as the browser saves files. */
+export async function savePicture(url, name) {
+  const place = URL.createObjectURL(await fetched(url));
+  element("a", { href: place, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(place), 10_000);
+}
+
+/** Put the picture into the input folder; its name there. */
+export async function uploadPicture(api, url, name) {
+  const body = new FormData();
+  body.append("image", await fetched(url), name);
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+  if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+  const saved = await answer.json();
+  return saved.subfolder ? `${saved.subfolder}/${saved.name}` : saved.name;
+}
