@@ -1,4 +1,4 @@
-"""What can be done with the levels of a sweep, in the real page: compare, enlarge, take, save; and the report beside."""
+"""What can be done with the levels of a sweep in the real page: compare, enlarge, take, save; and the report."""
 
 from __future__ import annotations
 
