@@ -187,6 +187,16 @@ def _kind(model: ModelPatcher) -> str:
     return f"{type(getattr(model, 'model', None)).__name__} ({type(network).__name__})"
 
 
+def untried(model: ModelPatcher) -> tuple[str, ...]:
+    """A note where grounding acts on a model whose attention no table knows; else none."""
+    if find(_network(model)) is not None:
+        return ()
+    return (
+        f"{_kind(model)} is untried: the scene is held wherever attention looks like the picture's own. If the "
+        "pictures of the sweep are not one scene, this model cannot do it.",
+    )
+
+
 def network_places(model: ModelPatcher) -> tuple[Family, list[Place]]:
     """The family of a MODEL and all self-attentions of its network. Raises ValueError naming what came instead."""
     network = _network(model)

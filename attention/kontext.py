@@ -16,12 +16,12 @@ from ..weights.settings import IMAGE_TO_IMAGE
 K_MIN = 1.0
 
 
-def reference_holds_scene(adapter: Adapter) -> bool:
+def reference_holds_scene(adapter: Adapter | None) -> bool:
     """Whether pictures of this adapter follow a reference latent, so that a sweep needs no pivot."""
-    return adapter.settings.variant == IMAGE_TO_IMAGE
+    return adapter is not None and adapter.settings.variant == IMAGE_TO_IMAGE
 
 
-def in_range(adapter: Adapter, blurs: Sequence[float]) -> tuple[tuple[float, ...], tuple[str, ...]]:
+def in_range(adapter: Adapter | None, blurs: Sequence[float]) -> tuple[tuple[float, ...], tuple[str, ...]]:
     """The blurs that the adapter knows, 1..30 for an image-to-image adapter, and a note where that changed one."""
     if not reference_holds_scene(adapter):
         return tuple(blurs), ()

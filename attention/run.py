@@ -25,6 +25,7 @@ from torch import Tensor
 from .attend import CALL, Call, Running, attend
 from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots
 from .contents import lay_out, lay_out_mask
+from .dials import check_dial
 from .equations import NO_ANNOTATION, Grounding, annotation
 from .module import AdapterModule
 from .noise import SharedNoise
@@ -121,6 +122,8 @@ class Hooks:
             run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
         run.noise = noise_of_pivots(noise, rows, self.plan.pivot, seed) if rows.pinned else noise
         guider.conds = lay_out(guider.conds, rows)
+        if self.module is None:
+            check_dial(guider.conds, latent_image, rows, guider.model_options["transformer_options"])
         if denoise_mask is not None:
             denoise_mask = lay_out_mask(denoise_mask, rows, noise.ndim - 2)
         if len(rows) > rows.targets:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..attention.install import install
+from ..attention.install import install, untried
 from ..attention.kontext import in_range, reference_holds_scene
 from ..attention.rows import Pivot, Plan, Trajectory
 from ..sweep.values import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
+from ..weights.format import Adapter
 from .latent import repeat_scene
 from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input, validation
 
 TRAJECTORY = io.Custom("BOKEH_TRAJECTORY")
 
-_MODEL_TOOLTIP = "A FLUX.1 model, with LoRAs and other patches already on it if you use any."
-_ADAPTER_TOOLTIP = "From Load Bokeh Adapter."
+_MODEL_TOOLTIP = "The model, with LoRAs and other patches already on it if you use any."
+_ADAPTER_TOOLTIP = (
+    "From Load Bokeh Adapter, for this kind of model. Without one, the prompts of Bokeh Words or the strength of Bokeh "
+    "LoRA change the blur, on any model."
+)
 
 
 class BokehBlur(io.ComfyNode):
@@ -28,7 +32,7 @@ class BokehBlur(io.ComfyNode):
             description="Sets how strongly the background is out of focus, like turning the aperture ring.",
             inputs=[
                 io.Model.Input("model", tooltip=_MODEL_TOOLTIP),
-                ADAPTER.Input("adapter", tooltip=_ADAPTER_TOOLTIP),
+                ADAPTER.Input("adapter", optional=True, tooltip=_ADAPTER_TOOLTIP),
                 blur_slider("blur", "0 = everything sharp (closed aperture), 30 = strongest bokeh (wide open)."),
                 strength_input(),
                 PIVOT.Input(
@@ -44,9 +48,12 @@ class BokehBlur(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, adapter, blur: float, strength: float, pivot: Pivot | None = None) -> io.NodeOutput:
+    def execute(
+        cls, model, blur: float, strength: float, adapter: Adapter | None = None, pivot: Pivot | None = None
+    ) -> io.NodeOutput:
         blurs, notes = in_range(adapter, (blur,))
-        return io.NodeOutput(install(model, adapter, Plan(blurs, pivot), strength), ui={"text": notes})
+        installed = install(model, adapter, Plan(blurs, pivot), strength)
+        return io.NodeOutput(installed, ui={"text": notes + untried(model)})
 
 
 class BokehPivot(io.ComfyNode):
@@ -115,7 +122,7 @@ class BokehSweep(io.ComfyNode):
             description="The same scene at a whole list of blurs, sampled together in one batch.",
             inputs=[
                 io.Model.Input("model", tooltip=_MODEL_TOOLTIP),
-                ADAPTER.Input("adapter", tooltip=_ADAPTER_TOOLTIP),
+                ADAPTER.Input("adapter", optional=True, tooltip=_ADAPTER_TOOLTIP),
                 io.Latent.Input(
                     "latent",
                     tooltip="The latent of ONE picture: an empty latent, or a photo through VAE Encode for a "
@@ -164,10 +171,10 @@ class BokehSweep(io.ComfyNode):
     def execute(
         cls,
         model,
-        adapter,
         latent: dict,
         blurs: str,
         strength: float,
+        adapter: Adapter | None = None,
         pivot: Pivot | None = None,
         rows_at_once: int = 0,
     ) -> io.NodeOutput:
@@ -177,4 +184,4 @@ class BokehSweep(io.ComfyNode):
         rows = repeat_scene(latent, len(values), "blur")
         swept = install(model, adapter, Plan(values, pivot, True, rows_at_once), strength)
         sweep = Sweep(values, None if pivot is None else pivot.blur)
-        return io.NodeOutput(swept, rows, sweep, ui={"text": notes})
+        return io.NodeOutput(swept, rows, sweep, ui={"text": notes + untried(model)})

@@ -9,7 +9,7 @@ import logging
 
 import pytest
 import torch
-from families import KINDS, build_case, random_adapter
+from families import KINDS, build_case, prompt_a_row, random_adapter
 from flux import relative_error, run_node
 
 from bokeh.attention.install import install, network_places
@@ -52,9 +52,10 @@ def forgetful(model, how: str):
 def test_blocks_called_without_the_hosts_options_get_those_of_the_running_call(case, how, with_adapter):
     adapter = random_adapter(case.model) if with_adapter else None
     swept = install(case.model, adapter, SWEEP)
-    expected = case.run(swept, 3, 4.0)
-    assert torch.equal(case.run(forgetful(swept, how), 3, 4.0), expected)
-    assert torch.equal(case.run(swept, 3, 4.0), expected)
+    prompts = prompt_a_row(case, 3)
+    expected = case.run(swept, 3, 4.0, positive=prompts)
+    assert torch.equal(case.run(forgetful(swept, how), 3, 4.0, positive=prompts), expected)
+    assert torch.equal(case.run(swept, 3, 4.0, positive=prompts), expected)
 
 
 def test_options_that_come_by_position_are_found():
@@ -110,7 +111,7 @@ def test_a_run_that_reaches_no_attention_stops_and_says_what_to_take_out(pack, w
     adapter = random_adapter(case.model) if with_adapter else None
     swept = install(pack(case.model), adapter, SWEEP)
     with pytest.raises(ValueError, match="Bokeh did not get to the attention of UNetModel") as stopped:
-        case.run(swept, 3, 4.0)
+        case.run(swept, 3, 4.0, positive=prompt_a_row(case, 3))
     assert "What is on the model comes from: tests." in str(stopped.value)
     assert "Take that node out" in str(stopped.value)
 

@@ -278,6 +278,27 @@ if hasattr(supported, "Krea2"):
     )
 
 
+# Models whose places no table knows.
+UNTABLED = {
+    "wan": Kind(
+        dit(
+            "WAN21_T2V",
+            image_model="wan2.1",
+            model_type="t2v",
+            dim=64,
+            ffn_dim=64,
+            num_heads=4,
+            num_layers=2,
+            freq_dim=32,
+            text_dim=CONTEXT,
+        ),
+        (16, 1, 8, 8),
+        [0, None, 1, None],
+        [],
+    ),
+}
+
+
 @dataclass(eq=False)
 class Case:
     name: str
@@ -301,8 +322,16 @@ class Case:
         )
 
 
+def prompt_a_row(case: Case, rows: int) -> list:
+    """A conditioning with a prompt of its own for every row; the last one is the case's."""
+    tokens, extras = case.positive[0]
+    generator = torch.Generator().manual_seed(11)
+    others = [torch.randn(tokens.shape, generator=generator) for _ in range(rows - 1)]
+    return [[torch.cat((*others, tokens)), {name: value.repeat(rows, 1) for name, value in extras.items()}]]
+
+
 def build_case(name: str) -> Case:
-    kind, generator = KINDS[name], torch.Generator().manual_seed(5)
+    kind, generator = (KINDS | UNTABLED)[name], torch.Generator().manual_seed(5)
 
     def prompt() -> list:
         extras = {key: torch.randn(1, width, generator=generator) for key, width in kind.extras.items()}
