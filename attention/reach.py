@@ -97,7 +97,9 @@ def _strangers(network: nn.Module, model_options: dict[str, Any]) -> Iterator[ob
             yield from functions
     for module in network.modules():
         yield type(module)
-        yield from (value for value in vars(module).values() if callable(value) and not isinstance(value, nn.Module))
+        for value in vars(module).values():
+            if callable(value) and not isinstance(value, nn.Module):
+                yield getattr(value, "before_bokeh", value)
 
 
 def _pack(thing: object) -> str | None:

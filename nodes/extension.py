@@ -20,6 +20,7 @@ from .save import BokehSweepSave
 from .stage import BokehStage, BokehStageSweep
 from .train import BokehTrainAdapter
 from .view import BokehSweepView
+from .words import BokehWords
 
 
 class BokehExtension(ComfyExtension):
@@ -38,6 +39,7 @@ class BokehExtension(ComfyExtension):
             BokehSweep,
             BokehInvert,
             BokehPrompt,
+            BokehWords,
             BokehLens,
             BokehStage,
             BokehStageSweep,

@@ -1,0 +1,118 @@
+"""Bokeh Words: one prompt a blur, found by value, on the demonstration's way through real encoders and samplers."""
+
+from __future__ import annotations
+
+import nodes as host_nodes
+import pytest
+import torch
+from families import build_case
+from flux import relative_error, run_node
+from text_encoders import flux_clip, mochi_clip
+
+from bokeh.attention.contents import BLURS
+from bokeh.attention.install import install
+from bokeh.attention.rows import Pivot, Plan
+from bokeh.stages.words import DEFAULT_WORDINGS, levels, place, read_wordings, texts
+from bokeh.sweep.prompts import encode_rows
+from bokeh.sweep.values import Sweep
+
+LADDER = "sharp\nsoft\nblurred"
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return flux_clip(pooled=16)
+
+
+def words(clip, sweep, wordings=LADDER, blend=False, prompt="a cup"):
+    (conditioning, text) = run_node("BokehWords", clip=clip, sweep=sweep, prompt=prompt, wordings=wordings, blend=blend)
+    return conditioning, text
+
+
+def test_every_blur_takes_the_nearest_wording_of_an_evenly_spaced_ladder():
+    assert [place(blur, 3) for blur in (0.0, 15.0, 30.0)] == [0, 1, 2]
+    assert texts("a cup.", ("sharp", "soft", "blurred"), (0.0, 7.0, 8.0, 22.0, 23.0, 30.0)) == (
+        "a cup, sharp",
+        "a cup, sharp",
+        "a cup, soft",
+        "a cup, soft",
+        "a cup, blurred",
+        "a cup, blurred",
+    )
+    assert texts("", ("sharp", "soft"), (0.0,)) == ("sharp",)
+    assert len(read_wordings(DEFAULT_WORDINGS)) == 5
+
+
+def test_the_pivots_blur_has_a_prompt_even_when_it_is_not_listed():
+    assert levels(Sweep((0.0, 8.0, 8.0, 30.0), 15.0)) == (0.0, 8.0, 30.0, 15.0)
+    assert levels(Sweep((0.0, 15.0), 15.0)) == (0.0, 15.0)
+
+
+def test_rows_are_what_the_host_encodes_and_carry_their_blurs(clip):
+    conditioning, text = words(clip, Sweep((30.0, 0.0), 15.0))
+    ((tokens, extra),) = conditioning
+    assert extra[BLURS] == (30.0, 0.0, 15.0)
+    for row, prompt in enumerate(("a cup, blurred", "a cup, sharp", "a cup, soft")):
+        expected = run_node("CLIPTextEncode", clip=clip, text=prompt)[0][0]
+        assert torch.equal(tokens[row], expected[0][0])
+        assert torch.equal(extra["pooled_output"][row], expected[1]["pooled_output"][0])
+    assert text.splitlines() == ["30: a cup, blurred", "0: a cup, sharp", "15: a cup, soft"]
+
+
+def test_two_wordings_are_blended_by_embedding(clip):
+    ((tokens, extra),) = words(clip, Sweep((0.0, 12.0, 30.0), 12.0), "sharp\nblurred", blend=True)[0]
+    ((ends, ends_extra),) = encode_rows(clip, ["a cup, sharp", "a cup, blurred"])
+    torch.testing.assert_close(tokens[1], 0.6 * ends[0] + 0.4 * ends[1])
+    pooled = ends_extra["pooled_output"]
+    torch.testing.assert_close(extra["pooled_output"][1], 0.6 * pooled[0] + 0.4 * pooled[1])
+    torch.testing.assert_close(tokens[[0, 2]], ends)
+
+
+def test_masks_of_the_encoder_come_along():
+    clip = mochi_clip()
+    for blend in (False, True):
+        ((tokens, extra),) = words(clip, Sweep((0.0, 30.0), 15.0), blend=blend)[0]
+        assert extra["attention_mask"].shape[0] == len(tokens) == 3
+
+
+@pytest.mark.parametrize("scenes", [1, 2])
+@pytest.mark.parametrize("pivot", [15.0, 30.0])
+def test_a_sweep_finds_its_prompts_by_value(clip, scenes, pivot):
+    """In another order than the sweep's, the pivot's among them: each row is the picture of its own prompt."""
+    case = build_case("flux")
+    listed = (30.0, 0.0)
+    conditioning, _ = words(clip, Sweep((0.0, 30.0), pivot))
+    grounding = Pivot(pivot, 0.0)
+    rows = case.run(
+        install(case.model, None, Plan(listed, grounding, one_scene=True)), 2 * scenes, positive=conditioning
+    )
+    for row, blur in zip(rows[:2], listed, strict=True):
+        alone = run_node("CLIPTextEncode", clip=clip, text=f"a cup, {'blurred' if blur else 'sharp'}")[0]
+        assert relative_error(row[None], case.run(case.model, 1, positive=alone)) <= 1e-5
+
+
+def test_the_scene_is_held_while_the_words_change(clip):
+    case = build_case("flux")
+    conditioning, _ = words(clip, Sweep((0.0, 30.0), 15.0))
+    rows = {}
+    for grounding in (0.0, 1.0):
+        plan = Plan((0.0, 30.0), Pivot(15.0, grounding), one_scene=True)
+        rows[grounding] = case.run(install(case.model, None, plan), 2, positive=conditioning)
+    assert relative_error(rows[1.0][:1], rows[1.0][1:]) < relative_error(rows[0.0][:1], rows[0.0][1:])
+
+
+def test_a_blur_without_a_prompt_is_refused(clip):
+    case = build_case("flux")
+    conditioning, _ = words(clip, Sweep((0.0, 30.0), 15.0))
+    with pytest.raises(ValueError, match=r"written for the blurs 0, 30, 15, but a picture of this run has blur 8"):
+        case.run(install(case.model, None, Plan((0.0, 8.0), Pivot(15.0), one_scene=True)), 2, positive=conditioning)
+
+
+def test_mistakes_get_a_sentence(clip):
+    node = host_nodes.NODE_CLASS_MAPPINGS["BokehWords"]
+    assert "expected two at least" in node.validate_inputs("sharp")
+    assert node.validate_inputs(None) is True
+    with pytest.raises(ValueError, match="This is a sweep of alpha, but words are about blur"):
+        words(clip, Sweep((0.5, 1.0), None, "alpha"))
+    with pytest.raises(ValueError, match="There is no text encoder"):
+        words(None, Sweep((0.0, 30.0), 15.0))
