@@ -15,6 +15,7 @@ from .attend import Running, marked
 from .equations import adapt_columns
 from .families import Columns, Family, Place, find, titles
 from .module import AdapterModule, adapter_patcher
+from .patches import follow, put, take_out
 from .rows import Plan
 from .run import Hooks
 
@@ -59,7 +60,7 @@ def install(model: ModelPatcher, adapter: Adapter | None, plan: Plan, strength: 
     for kind, wrapper in hooks.wrappers().items():
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     for kind in CLONED:
-        clone.add_callback_with_key(kind, KEY, _follow)
+        clone.add_callback_with_key(kind, KEY, follow)
     return clone
 
 
@@ -91,7 +92,7 @@ def adapt(
                 projections.setdefault(columns.module, []).append((columns.start, columns.width, number, part))
     scale = settings.lora_scale * module.rank_scale * strength
     for name, parts in projections.items():
-        _patch(clone, name, _Adapted(tuple(sorted(parts)), scale), module)
+        put(clone, name, _Adapted(tuple(sorted(parts)), scale), module)
     return clone
 
 
@@ -100,6 +101,8 @@ class _Marked(NamedTuple):
 
     numbers: tuple[int | None, ...]
     running: Running
+    key = KEY
+    rank = 2
 
     def around(self, forward: Callable, module: AdapterModule | None) -> Callable:
         return marked(forward, self.numbers, self.running)
@@ -110,6 +113,8 @@ class _Adapted(NamedTuple):
 
     parts: tuple[tuple[int, int, int, str], ...]
     scale: float
+    key = KEY
+    rank = 1
 
     def around(self, forward: Callable, module: AdapterModule) -> Callable:
         parts = [(start, width, getattr(module.blocks[number], part)) for start, width, number, part in self.parts]
@@ -126,15 +131,7 @@ def _mark(clone: ModelPatcher, places: list[Place], running: Running) -> None:
         owners.setdefault(place.owner, {})[place.call] = number
     for owner, calls in owners.items():
         numbers = tuple(calls.get(call) for call in range(max(calls) + 1))
-        _patch(clone, owner, _Marked(numbers, running), None)
-
-
-def _patch(clone: ModelPatcher, name: str, hook: _Marked | _Adapted, module: AdapterModule | None) -> None:
-    full = f"diffusion_model.{name}.forward"
-    before = clone.get_model_object(full)
-    forward = hook.around(before, module)
-    forward.before_bokeh, forward.hook = before, hook
-    clone.add_object_patch(full, forward)
+        put(clone, owner, _Marked(numbers, running), None)
 
 
 def _names(places: list[Place]) -> tuple[str, ...]:
@@ -149,26 +146,8 @@ def uninstall(model: ModelPatcher) -> ModelPatcher:
         clone.remove_wrappers_with_key(kind, KEY)
     for kind in CLONED:
         clone.remove_callbacks_with_key(kind, KEY)
-    for name, patch in list(clone.object_patches.items()):
-        if hasattr(patch, "before_bokeh"):
-            del clone.object_patches[name]
-            # What another pack had put there comes back; the module's own method needs no patch.
-            owner = clone.get_model_object(name.removesuffix(".forward"))
-            if getattr(patch.before_bokeh, "__self__", None) is not owner:
-                clone.object_patches[name] = patch.before_bokeh
+    take_out(clone, KEY)
     return clone
-
-
-def _follow(source: ModelPatcher, clone: ModelPatcher) -> None:
-    """Put a clone that has a network of its own (a second GPU, LoRA hooks on a conditioning) on its own modules."""
-    if clone.model is source.model:
-        return
-    patchers = clone.get_additional_models_with_key(KEY)
-    for name, patch in list(clone.object_patches.items()):
-        if isinstance(getattr(getattr(patch, "before_bokeh", None), "__self__", None), nn.Module):
-            del clone.object_patches[name]
-            module = patchers[0].model if patchers else None
-            _patch(clone, name.removeprefix("diffusion_model.").removesuffix(".forward"), patch.hook, module)
 
 
 def _network(model: ModelPatcher) -> nn.Module | None:

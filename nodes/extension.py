@@ -11,6 +11,7 @@ from .demo import BokehDemoModel
 from .focus import BokehFocus
 from .invert import BokehInvert
 from .lens import BokehLens
+from .lora import BokehLora
 from .pairs import BokehPairs
 from .pictures import BokehMatchColors, BokehSweepGrid
 from .prompt import BokehPrompt
@@ -40,6 +41,7 @@ class BokehExtension(ComfyExtension):
             BokehInvert,
             BokehPrompt,
             BokehWords,
+            BokehLora,
             BokehLens,
             BokehStage,
             BokehStageSweep,

@@ -21,6 +21,7 @@ SWEEP_TOOLTIP = "From Bokeh Sweep: says which picture shows which blur."
 # Where a node stands in the menu, and the words of photography under which a person looks for it.
 _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "BokehBlur": ("blur", ("aperture", "defocus", "background blur", "focus")),
+    "BokehLora": ("blur", ("aperture", "depth of field", "slider")),
     "BokehWords": ("blur", ("aperture", "depth of field", "background blur")),
     "BokehSweep": ("blur", ("aperture", "focus stack", "blur levels")),
     "BokehFocus": ("photo", ("depth of field", "dof", "refocus", "focus", "tap to focus")),

@@ -1,0 +1,268 @@
+"""LoRAs whose strength is a row's own: one batch with a scene at several strengths, grounded like any other.
+
+A LoRA adds s up(down(x)) alpha / rank to what a layer gives; merged into the weights, as the host does it, s is one
+number for all rows. Here it stays beside the layer, so GGUF and fp8 weights need nothing special either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor, nn
+
+from ..host import CLONED, new_patcher
+from ..sweep.values import BLUR_MAX
+from .attend import CALL
+from .dials import LORA
+from .install import KEY, compute_dtype
+from .patches import follow, put
+from .run import RUN
+
+_ops = comfy.ops.manual_cast
+_CONVOLUTIONS = {1: _ops.Conv1d, 2: _ops.Conv2d, 3: _ops.Conv3d}
+_TEXT_ENCODER = re.compile(
+    r"(lora_te\d?_|lora_prior_te_|text_encoders?[._\d]|text_model\.|te\d?\.|clip_[lgh]\.|conditioner\.)"
+)
+_WHAT_FITS = "Bokeh LoRA needs products of two matrices, as most LoRAs are; use this one with Load LoRA instead."
+
+
+class Piece(NamedTuple):
+    """One low-rank product on a layer: ``up`` [out, r] times ``down`` [r, in, *kernel], alpha / r in ``up``.
+
+    Attributes:
+        module: name of the layer in the network.
+        columns: first of the layer's output columns that it acts on, and their number; None for all.
+    """
+
+    module: str
+    down: Tensor
+    up: Tensor
+    columns: tuple[int, int] | None
+
+
+def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -> tuple[list[Piece], tuple[str, ...]]:
+    """The products of a LoRA file on the layers of a model, and notes about what is left out.
+
+    Args:
+        tensors: of the file, in any of the formats that the host's loader reads. name: of the file, for messages.
+
+    Raises:
+        ValueError: when nothing in it is for this model, and for anything that is no product of two matrices.
+    """
+    texts = [key for key in tensors if _TEXT_ENCODER.match(key)]
+    converted = comfy.lora_convert.convert_lora({key: tensors[key] for key in tensors if key not in set(texts)})
+    patches = comfy.lora.load_lora(converted, comfy.lora.model_lora_keys_unet(model.model, {}))
+    if not patches:
+        kind = type(model.model).__name__
+        raise ValueError(
+            f"The LoRA {name} changes nothing in this model ({kind}): none of its {len(tensors)} tensors belongs to "
+            "one of the model's layers. Choose a LoRA that was trained for this model."
+        )
+    network = model.model.diffusion_model
+    pieces = [_piece(target, patch, network, name) for target, patch in patches.items()]
+    notes = (f"{len(texts)} tensors of {name} are for text encoders and are left out.",) if texts else ()
+    return pieces, notes
+
+
+def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) -> Piece:
+    key, (offset, function) = (
+        (target, (None, None)) if isinstance(target, str) else (target[0], (*target[1:], None)[:2])
+    )
+    module_name, leaf = key.removeprefix("diffusion_model.").rpartition(".")[::2]
+    if not isinstance(patch, LoRAAdapter):
+        what = getattr(patch, "name", None) or (patch[0] if isinstance(patch, tuple) else type(patch).__name__)
+        raise ValueError(f"The LoRA {name} holds a {_FORMATS.get(what, what)} for {key}. {_WHAT_FITS}")
+    up, down, alpha, mid, dora, reshape = patch.weights
+    for part, what in ((mid, "Tucker product"), (dora, "DoRA scale"), (reshape, "change of the layer's size")):
+        if part is not None:
+            raise ValueError(f"The LoRA {name} holds a {what} for {key}. {_WHAT_FITS}")
+    try:
+        layer = network.get_submodule(module_name)
+    except AttributeError:
+        layer = None
+    is_convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1
+    if leaf != "weight" or not (is_convolution or isinstance(layer, nn.Linear)):
+        raise ValueError(
+            f"The LoRA {name} changes {key}, which is no weight of a linear layer or convolution. {_WHAT_FITS}"
+        )
+    if offset is not None and offset[0] != 0:
+        raise ValueError(f"The LoRA {name} changes some inputs of {key} only. {_WHAT_FITS}")
+    rank = down.shape[0]
+    up = up.flatten(1).float() * (1.0 if alpha is None else alpha / rank)
+    inputs, kernel = (layer.in_channels, layer.kernel_size) if is_convolution else (layer.in_features, ())
+    outputs = offset[2] if offset else (layer.out_channels if is_convolution else layer.out_features)
+    down = down.flatten(1)
+    expected = inputs * (torch.Size(kernel).numel() if kernel else 1)
+    if tuple(up.shape) != (outputs, rank) or down.shape[1] != expected:
+        raise ValueError(
+            f"The LoRA {name} holds {down.shape[1]} inputs and {up.shape[0]} outputs for {key}, but this model's layer "
+            f"has {expected} and {outputs}. Choose a LoRA that was trained for this model."
+        )
+    if function is not None:
+        # The host's reordering of a weight's rows, for files that store them in another order.
+        up = function(up)
+    return Piece(
+        module_name, down.reshape(rank, inputs, *kernel), up, None if offset is None else (offset[1], offset[2])
+    )
+
+
+_FORMATS = {
+    "loha": "LoHa product",
+    "lokr": "LoKr product",
+    "glora": "GLoRA product",
+    "oft": "rotation (OFT)",
+    "boft": "rotation (BOFT)",
+    "diff": "whole weight difference",
+    "set": "whole weight",
+}
+
+
+class LoraModule(nn.Module):
+    """The weights of a LoRA, for the host to load, count and offload, and the strengths of the rows that run now.
+
+    Attributes:
+        strengths: [B] of the batch in the model; None while LoRAs are off.
+    """
+
+    def __init__(self, pieces: list[Piece], network: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.strengths: Tensor | None = None
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for piece in pieces:
+            layer = network.get_submodule(piece.module)
+            self.down.append(_layer(piece.down, layer, dtype))
+            self.up.append(_layer(piece.up.reshape(*piece.up.shape, *[1] * (piece.down.ndim - 2)), None, dtype))
+
+    def add(self, number: int, columns: tuple[int, int] | None, x: Tensor, out: Tensor) -> Tensor:
+        """Piece ``number`` on a layer's input ``x`` [B, ...], added to what the layer gave: over it, but where one row
+        has served all of the batch."""
+        strengths, up = self.strengths, self.up[number]
+        if x.shape[0] % len(strengths):
+            out = out.expand(len(strengths), *out.shape[1:]).clone()
+        else:
+            strengths = strengths.repeat_interleave(x.shape[0] // len(strengths))
+        low = self.down[number](x)
+        low = low * strengths.to(low).view(-1, *[1] * (low.ndim - 1))
+        target = out
+        if columns is not None:
+            axis = -1 if isinstance(up, nn.Linear) else 1
+            target = out.narrow(axis, *columns)
+        weight = up.weight
+        in_place = isinstance(up, nn.Linear) and out.is_contiguous() and weight.device == low.device
+        if in_place and weight.dtype == low.dtype == out.dtype:
+            # One pass over the output, where a product of its own would take three.
+            rows = out.view(-1, out.shape[-1])
+            rows = rows if columns is None else rows.narrow(1, *columns)
+            rows.addmm_(low.flatten(0, -2), weight.t())
+            return out
+        target.add_(up(low).to(out))
+        return out
+
+
+def _layer(weight: Tensor, like: nn.Module | None, dtype: torch.dtype) -> nn.Module:
+    """A layer of the host's with this weight, its steps over the input as those of ``like``."""
+    if weight.ndim == 2:
+        made = _ops.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    else:
+        steps = {} if like is None else {name: getattr(like, name) for name in ("stride", "padding", "dilation")}
+        kind = _CONVOLUTIONS[weight.ndim - 2]
+        made = kind(weight.shape[1], weight.shape[0], weight.shape[2:], bias=False, device="meta", **steps)
+    made.weight = nn.Parameter(weight.to(dtype).contiguous(), requires_grad=False)
+    return made
+
+
+class _Added(NamedTuple):
+    """The pieces of one layer: number and columns of each."""
+
+    pieces: tuple[tuple[int, tuple[int, int] | None], ...]
+    key: str
+    rank = 0
+
+    def around(self, forward: Callable, module: LoraModule) -> Callable:
+        def with_lora(x, *args, **kwargs):
+            out = forward(x, *args, **kwargs)
+            if module.strengths is not None:
+                for number, columns in self.pieces:
+                    out = module.add(number, columns, x, out)
+            return out
+
+        return with_lora
+
+
+class _Strengths(NamedTuple):
+    """Round the whole network: the strength of every row that goes through it."""
+
+    sharp: float
+    blurred: float
+    key: str
+    rank = 0
+
+    def around(self, forward: Callable, module: LoraModule) -> Callable:
+        def with_strengths(x, *args, **kwargs):
+            options = kwargs.get("transformer_options") or {}
+            if CALL not in options:
+                return forward(x, *args, **kwargs)
+            rows = options[RUN].rows
+            strengths = [self.at(rows[number].blur) for number in options[CALL].numbers]
+            module.strengths = torch.tensor(strengths, device=x.device) if any(strengths) else None
+            try:
+                return forward(x, *args, **kwargs)
+            finally:
+                module.strengths = None
+
+        return with_strengths
+
+    def at(self, blur: float) -> float:
+        """Linear from blur 0 to blur 30."""
+        return self.sharp + (self.blurred - self.sharp) * blur / BLUR_MAX
+
+
+def install_lora(model: ModelPatcher, pieces: list[Piece], sharp: float, blurred: float) -> ModelPatcher:
+    """A LoRA on a clone of a model, its strength of every row by the row's blur.
+
+    Args:
+        pieces: from ``read_pieces``.
+        sharp, blurred: its strength at blur 0 and at blur 30; 0 at both returns ``model``.
+    """
+    if sharp == blurred == 0:
+        return model
+    clone, dtype = model.clone(), compute_dtype(model)
+    options = clone.model_options["transformer_options"]
+    options[LORA] = options.get(LORA, 0) + 1
+    key = f"{LORA}_{options[LORA]}"
+    patcher = _new_patcher(pieces, model, dtype)
+    clone.set_additional_models(key, [patcher])
+    by_layer: dict[str, list[tuple[int, tuple[int, int] | None]]] = {}
+    for number, piece in enumerate(pieces):
+        by_layer.setdefault(piece.module, []).append((number, piece.columns))
+    for layer, numbers in by_layer.items():
+        put(clone, layer, _Added(tuple(numbers), key), patcher.model)
+    put(clone, "", _Strengths(sharp, blurred, key), patcher.model)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _check_blur)
+    for kind in CLONED:
+        clone.add_callback_with_key(kind, key, follow)
+    return clone
+
+
+def _new_patcher(pieces: list[Piece], model: ModelPatcher, dtype: torch.dtype) -> ModelPatcher:
+    module = LoraModule(pieces, model.model.diffusion_model, dtype)
+    return new_patcher(_new_patcher, pieces, model, dtype, module=module)
+
+
+def _check_blur(executor, *args, **kwargs):
+    wrappers = executor.class_obj.model_patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    if not wrappers:
+        raise ValueError(
+            "Bokeh LoRA is on this model, but no Bokeh Blur or Bokeh Sweep, so its strength has no blur to follow. Put "
+            "one of these nodes between it and the sampler, or use Load LoRA for one strength."
+        )
+    return executor(*args, **kwargs)

@@ -1,0 +1,86 @@
+"""Our functions round the forwards of a network's modules, as the host's object patches.
+
+Several may stand round one forward: a LoRA changes what a projection gives, an adapter what the LoRA left, a mark says
+where the call is. They stand in the order of their ranks, whoever was put there first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+
+class Hook(Protocol):
+    """The recipe of one of our functions.
+
+    Attributes:
+        key: of whoever put it there; the additional model of this key holds its weights, if it has any.
+        rank: the smaller, the nearer to the module's own forward.
+    """
+
+    key: str
+    rank: int
+
+    def around(self, forward: Callable, module: nn.Module | None) -> Callable: ...
+
+
+Chain = list[tuple[Hook, nn.Module | None]]
+
+
+def put(clone: ModelPatcher, name: str, hook: Hook, module: nn.Module | None) -> None:
+    """Put ``hook`` round the forward of the network's module ``name`` ("" for the network)."""
+    full = f"diffusion_model.{name}.forward" if name else "diffusion_model.forward"
+    base, chain = _taken_apart(clone.get_model_object(full))
+    _build(clone, full, base, sorted([*chain, (hook, module)], key=lambda entry: entry[0].rank))
+
+
+def take_out(clone: ModelPatcher, key: str) -> None:
+    """Take all hooks of ``key`` out; those of others, ours and other packs', stay."""
+    for full, patch in list(clone.object_patches.items()):
+        base, chain = _taken_apart(patch)
+        if all(hook.key != key for hook, _ in chain):
+            continue
+        del clone.object_patches[full]
+        rest = [(hook, module) for hook, module in chain if hook.key != key]
+        # The module's own method needs no patch; what another pack had put there comes back.
+        if rest or getattr(base, "__self__", None) is not clone.get_model_object(full.removesuffix(".forward")):
+            _build(clone, full, base, rest)
+
+
+def follow(source: ModelPatcher, clone: ModelPatcher) -> None:
+    """Put a clone that has a network of its own (a second GPU, LoRA hooks on a conditioning) on its own modules."""
+    if clone.model is source.model:
+        return
+    for full, patch in list(clone.object_patches.items()):
+        base, chain = _taken_apart(patch)
+        if not chain or not isinstance(getattr(base, "__self__", None), nn.Module):
+            continue
+        del clone.object_patches[full]
+        own = [(hook, _weights(clone, hook.key) if module is not None else None) for hook, module in chain]
+        _build(clone, full, clone.get_model_object(full), own)
+
+
+def _weights(clone: ModelPatcher, key: str) -> nn.Module:
+    (patcher,) = clone.get_additional_models_with_key(key)
+    return patcher.model
+
+
+def _taken_apart(patch: Callable) -> tuple[Callable, Chain]:
+    """What our functions stand round, and they, from the inside out."""
+    chain: Chain = []
+    while hasattr(patch, "before_bokeh"):
+        chain.append((patch.hook, patch.module))
+        patch = patch.before_bokeh
+    return patch, chain[::-1]
+
+
+def _build(clone: ModelPatcher, full: str, base: Callable, chain: Chain) -> None:
+    forward = base
+    for hook, module in chain:
+        outer = hook.around(forward, module)
+        outer.before_bokeh, outer.hook, outer.module = forward, hook, module
+        forward = outer
+    clone.add_object_patch(full, forward)
