@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.utils import ProgressBar
 from comfy_api.latest import io
 
+from ..files import state
 from ..weights.files import read_adapter, write_adapter
-from ..weights.folder import adapter_choices, adapter_path, new_adapter_path
+from ..weights.folder import adapter_choices, adapter_path, called, new_adapter_path
 from ..weights.hub import download, is_download
-from .schema import ADAPTER, schema, validation
+from .schema import ADAPTER, fingerprint, schema, validation
 
 _DTYPES = {
     "as it is": None,
@@ -50,20 +52,26 @@ class BokehLoadAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str):
-        # A file replaced by another of the same name is read again.
-        if is_download(adapter):
-            return adapter
-        status = adapter_path(adapter).stat()
-        return adapter, status.st_mtime_ns, status.st_size
+        # A file replaced by another of the same name is read again, and so is the config.json that belongs to it.
+        def files(adapter: str) -> object:
+            path = adapter_path(adapter)
+            return adapter, state(path), state(path.with_name("config.json"))
+
+        return adapter if adapter is not None and is_download(adapter) else fingerprint(files, adapter)
 
     @classmethod
     def execute(cls, adapter: str) -> io.NodeOutput:
         if is_download(adapter):
             bar = ProgressBar(1)
-            path = download(adapter, lambda done, total: bar.update_absolute(done, total))
+
+            def on_progress(done: int, total: int) -> None:
+                throw_exception_if_processing_interrupted()
+                bar.update_absolute(done, total)
+
+            path = download(adapter, on_progress)
         else:
             path = adapter_path(adapter)
-        return io.NodeOutput(read_adapter(path))
+        return io.NodeOutput(read_adapter(path, called(path)))
 
 
 class BokehSaveAdapter(io.ComfyNode):
@@ -95,6 +103,12 @@ class BokehSaveAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        # Before the run: a training may stand in front of this node.
+        return validation(new_adapter_path, name)
+
+    @classmethod
     def execute(cls, adapter, name: str, dtype: str) -> io.NodeOutput:
-        path = write_adapter(adapter, new_adapter_path(name), _DTYPES[dtype])
-        return io.NodeOutput(ui={"text": (f"Saved {path}",)})
+        path = new_adapter_path(name)
+        path = write_adapter(adapter, path, _DTYPES[dtype], replace=False, called=called(path))
+        return io.NodeOutput(ui={"text": (f"Saved {called(path)}",)})

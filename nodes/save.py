@@ -11,8 +11,12 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..sweep.export import checked_prefix, explained, find_seed, save_sweep
+from ..sweep.naming import fill_prefix, without_fields
 from ..sweep.values import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema, validation
+
+# What sentences call the output folder, wherever it lies.
+_OUTPUT = "output"
 
 
 class BokehSweepSave(io.ComfyNode):
@@ -34,8 +38,8 @@ class BokehSweepSave(io.ComfyNode):
                     "filename_prefix",
                     default="bokeh/sweep",
                     tooltip="Name of the new folder, inside the output folder; it gets a number, and nothing is ever "
-                    "overwritten. Folders are possible, and so are %year%, %month%, %day%, %hour%, %minute%, "
-                    "%second%, %width% and %height%.",
+                    "overwritten. Folders are possible, and so is what the host's own nodes fill: %date:yyyy-MM-dd%, "
+                    "%KSampler.seed%, %width%, %height%, %year% and so on.",
                 ),
                 io.Boolean.Input(
                     "animation",
@@ -60,19 +64,25 @@ class BokehSweepSave(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
         # Before the run: a wrong name found afterwards would cost all the pictures.
-        return validation(checked_prefix, filename_prefix, folder_paths.get_output_directory())
+        return validation(
+            lambda prefix: checked_prefix(without_fields(prefix), folder_paths.get_output_directory()), filename_prefix
+        )
 
     @classmethod
     def execute(
         cls, images, sweep: Sweep, filename_prefix: str, animation: bool, frames_per_second: float
     ) -> io.NodeOutput:
         sweep.check(len(images))
-        output = folder_paths.get_output_directory()
-        prefix = checked_prefix(filename_prefix, output)
+        output, prompt = folder_paths.get_output_directory(), cls.hidden.prompt
+        extra = cls.hidden.extra_pnginfo if isinstance(cls.hidden.extra_pnginfo, dict) else {}
+        prefix = checked_prefix(fill_prefix(filename_prefix, prompt, extra.get("workflow")), output)
         height, width = images.shape[1:3]
-        with explained(os.path.dirname(os.path.join(output, prefix))):
+        called = os.path.join(_OUTPUT, os.path.dirname(prefix))
+        with explained(called.rstrip("/\\")):
             parent, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
-        metadata = _metadata(cls.hidden)
+        called = os.path.join(_OUTPUT, subfolder).rstrip("/\\")
+        # What the host embeds in its own pictures: the prompt, the workflow and whatever else the page sent.
+        metadata = {} if args.disable_metadata else ({} if prompt is None else {"prompt": prompt}) | extra
         bar = ProgressBar(len(images))
 
         def on_progress(done: int, total: int) -> None:
@@ -86,18 +96,12 @@ class BokehSweepSave(io.ComfyNode):
             name,
             counter,
             frames_per_second=frames_per_second if animation else None,
-            seed=find_seed(metadata.get("prompt"), cls.hidden.unique_id),
+            seed=find_seed(prompt, cls.hidden.unique_id) if metadata else None,
             metadata=metadata,
             on_progress=on_progress,
+            called=called,
         )
         subfolder = os.path.join(subfolder, saved.folder.name)
         shown = [ui.SavedResult(file, subfolder, io.FolderType.output) for file in saved.pictures]
-        return io.NodeOutput(ui={"images": shown, "text": (f"Saved {saved.folder}",)})
-
-
-def _metadata(hidden) -> dict[str, object]:
-    """What the host embeds in its own pictures: the prompt, the workflow and whatever else the page sent."""
-    if args.disable_metadata:
-        return {}
-    prompt = {} if hidden.prompt is None else {"prompt": hidden.prompt}
-    return {**prompt, **(hidden.extra_pnginfo or {})}
+        text = " ".join((f"Saved {os.path.join(called, saved.folder.name)}", *saved.notes))
+        return io.NodeOutput(ui={"images": shown, "text": (text,)})

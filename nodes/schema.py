@@ -92,3 +92,15 @@ def validation(check: Callable[..., object], *inputs: object) -> bool | str:
     except ValueError as error:
         return str(error)
     return True
+
+
+def fingerprint(state: Callable[..., object], *inputs: object) -> object:
+    """For ``fingerprint_inputs``: ``state`` of the inputs, what changes when the files behind them do. Inputs that come
+    over a link are None there, and what they bring is known to the host; the same for a state that cannot be had. An
+    exception, and this node and all behind it would run at every queue."""
+    if None in inputs:
+        return None
+    try:
+        return state(*inputs)
+    except (OSError, ValueError) as error:
+        return str(error)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from ..files import open_regular
+
 # Field -> (EXIF tag, how it is called, unit, largest value that a camera can mean).
 _FIELDS = {
     "focal_length": (ExifTags.Base.FocalLength, "focal length", " mm", 10_000),
@@ -16,8 +18,15 @@ _FIELDS = {
     "f_number": (ExifTags.Base.FNumber, "f-number", "", 1_000),
     "focus_distance": (ExifTags.Base.SubjectDistance, "focus distance", " m", 100_000),
 }
+# What carries EXIF. Pillow starts other programs for some of the rest.
+_FORMATS = ("JPEG", "TIFF", "PNG", "WEBP")
 # EXIF writes infinity and, for some cameras, "unknown" as the largest whole number.
 _UNKNOWN = 0xFFFFFFFF
+# What Pillow raises for damaged files and for ones of more pixels than it takes.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, struct.error),
+    Image.DecompressionBombError,
+)
 # Orientations that show the picture with its sides exchanged.
 _TURNED = (5, 6, 7, 8)
 
@@ -44,8 +53,11 @@ class Exif:
     notes: tuple[str, ...] = ()
 
 
-def read_exif(photo: Image.Image | str | Path) -> Exif:
+def read_exif(photo: Image.Image | str | Path, called: str | None = None) -> Exif:
     """Read the lens out of a JPEG, TIFF, PNG or WebP file, or of a picture that Pillow has opened.
+
+    Args:
+        called: what sentences call the file, its path by default.
 
     Values that no camera can mean (0, negative, infinite, a fraction by zero, not a number at all) count as
     missing, each with a note. Source: EXIF 2.32 (CIPA DC-008), section 4.6.5.
@@ -55,15 +67,17 @@ def read_exif(photo: Image.Image | str | Path) -> Exif:
     """
     if isinstance(photo, Image.Image):
         return _read(photo)
+    called = called or str(photo)
     try:
-        with Image.open(photo) as image:
+        with open_regular(photo) as file, Image.open(file, formats=_FORMATS) as image:
             return _read(image)
     except FileNotFoundError:
-        raise ValueError(f"There is no photo {photo}. Choose a file that exists.") from None
+        raise ValueError(f"There is no photo {called}. Choose a file that exists.") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{photo} is not a picture. Use a JPEG, TIFF, PNG or WebP file.") from None
-    except OSError as error:
-        raise ValueError(f"{photo} cannot be read ({error}). Use a JPEG, TIFF, PNG or WebP file.") from None
+        raise ValueError(f"{called} is not a picture. Use a JPEG, TIFF, PNG or WebP file.") from None
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{called} cannot be read ({reason}). Use a JPEG, TIFF, PNG or WebP file.") from None
 
 
 def _read(image: Image.Image) -> Exif:
@@ -72,7 +86,7 @@ def _read(image: Image.Image) -> Exif:
         exif = image.getexif()
         # TIFF files may carry the camera's values beside the picture's own instead of in a folder of their own.
         tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
+    except _UNREADABLE as error:
         note = f"The photo's EXIF is damaged ({error}), so it counts as missing."
         return Exif(width=width, height=height, notes=(note,))
     if tags.get(ExifTags.Base.Orientation) in _TURNED:

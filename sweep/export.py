@@ -28,7 +28,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ..files import BadName, inside, partial
 from .measures import SMALLEST_SIDE, correlation, laplacian_variance, negative_logarithm
 from .sheet import contact_sheet
 from .values import Sweep
@@ -54,6 +54,10 @@ WEBP_LONGEST_SIDE = 16383
 # Some thirty pictures of 1024 x 1024. A sheet is to be looked at as a whole, and viewers refuse far larger ones.
 SHEET_PIXELS = 32_000_000
 EXIF_MODEL = 0x0110
+# Tags below it that hold text, or nothing that is defined.
+EXIF_PLACES = 5
+# Pictures a second; the time of one is whole milliseconds, in 24 bits.
+SLOWEST, FASTEST = 0.1, 60.0
 
 Progress = Callable[[int, int], None]
 
@@ -64,41 +68,43 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class SavedSweep:
-    """A finished ``folder`` and the names of the ``pictures`` in it: levels, contact sheet, animation."""
+    """A finished ``folder``, the names of the ``pictures`` in it (levels, contact sheet, animation), and ``notes``: a
+    sentence for each thing that is not in them."""
 
     folder: Path
     pictures: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def checked_prefix(prefix: str, output: str | os.PathLike[str]) -> str:
     """``prefix`` as a plain relative path that stays in the folder ``output``.
 
     Raises:
-        ExportError: for a prefix that names nothing or leads out of the folder.
+        ExportError: for a prefix that names nothing, leads out of the folder or is no name.
     """
-    root = os.path.abspath(output)
-    target = os.path.abspath(os.path.join(root, prefix.strip()))
-    if target == root:
-        raise ExportError(
-            f'The filename prefix "{prefix}" names no folder. Write a name such as "bokeh/sweep"; every save makes '
-            "a new folder of that name with a number."
-        )
-    if not Path(target).is_relative_to(root):
-        raise ExportError(
-            f'The filename prefix "{prefix}" leads outside the output folder {root}. Write a name inside it, such as '
-            '"bokeh/sweep".'
-        )
-    return os.path.relpath(target, root)
+    try:
+        return str(inside(output, prefix))
+    except BadName as error:
+        if error.why:
+            text = f'The filename prefix "{error.name}" {error.why}. Write a name'
+        elif os.path.abspath(os.path.join(output, prefix.strip())) == os.path.abspath(output):
+            raise ExportError(
+                f'The filename prefix "{error.name}" names no folder. Write a name such as "bokeh/sweep"; every save '
+                "makes a new folder of that name with a number."
+            ) from None
+        else:
+            text = f'The filename prefix "{error.name}" leads outside the output folder. Write a name inside it,'
+        raise ExportError(f'{text} such as "bokeh/sweep".') from None
 
 
 @contextmanager
-def explained(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns every OSError of the block into an ExportError about writing to ``folder``."""
+def explained(called: str) -> Iterator[None]:
+    """Turns every OSError of the block into an ExportError about writing to the folder that is ``called`` so."""
     try:
         yield
     except OSError as error:
         raise ExportError(
-            f"The sweep cannot be written to {folder} ({error.strerror or error}). No unfinished sweep was left there. "
+            f"The sweep cannot be written to {called} ({error.strerror or error}). No unfinished sweep was left there. "
             "Free space, make the folder writable, or choose another filename prefix."
         ) from error
 
@@ -114,6 +120,7 @@ def save_sweep(
     seed: int | None = None,
     metadata: Mapping[str, object] | None = None,
     on_progress: Progress | None = None,
+    called: str | None = None,
 ) -> SavedSweep:
     """Write a sweep into a new folder ``<name>_<number>_`` below ``parent``.
 
@@ -125,24 +132,30 @@ def save_sweep(
         images: [B, H, W, 3 or 4] sRGB in 0..1; values outside are clipped, NaN becomes black.
         frames_per_second: speed of the animation, which goes up through the values and down again and then
             repeats without a jump; of pictures with the same value it shows the first. None for no animation.
-        metadata: objects for JSON under their names ("prompt", "workflow").
+        metadata: objects for JSON under their names ("prompt", "workflow"). One that cannot be written is left out.
         on_progress: gets the number of steps done and the number of all.
+        called: what sentences call ``parent``, its path by default.
 
     Raises:
         ValueError: when the number of pictures does not fit the sweep.
-        ExportError: for another shape, pictures too large for WebP, and when ``parent`` cannot be written.
+        ExportError: for another shape, pictures too large for WebP, a speed that WebP cannot have, and when ``parent``
+            cannot be written.
     """
     sweep.check(len(images))
     _check_shape(images, animated=frames_per_second is not None)
+    if frames_per_second is not None and not SLOWEST <= frames_per_second <= FASTEST:
+        raise ExportError(
+            f"The animation is to show {frames_per_second:g} pictures a second, expected {SLOWEST:g} to {FASTEST:g}."
+        )
     frames = animation_rows(sweep.values) if frames_per_second is not None else []
     step = _steps(len(images) + len(frames), on_progress)
-    parent, metadata = Path(parent), metadata or {}
-    # A leading dot: neither the host's counter nor its file list sees the folder before it is finished.
-    unfinished = parent / f".{name}_{uuid.uuid4().hex}.partial"
+    parent = Path(parent)
+    texts, notes = _embeddable(metadata or {}, animated=bool(frames))
+    unfinished = partial(parent)
     try:
-        with explained(parent):
+        with explained(called or str(parent)):
             unfinished.mkdir(parents=True)
-            info, levels, variances = _png_info(metadata), _level_names(sweep), []
+            info, levels, variances = _png_info(texts), _level_names(sweep), []
             for file, image in zip(levels, images, strict=True):
                 _picture(image).save(unfinished / file, pnginfo=info, compress_level=PNG_COMPRESSION)
                 variances.append(_variance(image))
@@ -150,7 +163,7 @@ def save_sweep(
             sheet = contact_sheet(_fitted(images), sweep.labels, mark=sweep.pivot_row)[0]
             _picture(sheet).save(unfinished / SHEET, pnginfo=info, compress_level=PNG_COMPRESSION)
             if frames:
-                _save_animation(unfinished / ANIMATION, images, frames, frames_per_second, metadata, step)
+                _save_animation(unfinished / ANIMATION, images, frames, frames_per_second, texts, step)
             animation = ANIMATION if frames else None
             description = {
                 "format": FORMAT,
@@ -167,11 +180,10 @@ def save_sweep(
             }
             text = json.dumps(description, indent=2, allow_nan=False) + "\n"
             (unfinished / DESCRIPTION).write_text(text, encoding="utf-8")
-            folder = _free_folder(parent, name, counter)
-            unfinished.rename(folder)
+            folder = _settle(unfinished, parent, name, counter)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return SavedSweep(folder, (*levels, SHEET, *([ANIMATION] if frames else [])))
+    return SavedSweep(folder, (*levels, SHEET, *([ANIMATION] if frames else [])), notes)
 
 
 def animation_rows(values: Sequence[float]) -> list[int]:
@@ -277,7 +289,7 @@ def _save_animation(
     images: Tensor,
     rows: list[int],
     frames_per_second: float,
-    metadata: Mapping[str, object],
+    texts: Mapping[str, str],
     step: Callable[[], None],
 ) -> None:
     pictures = {row: _picture(images[row]) for row in sorted(rows)}
@@ -296,28 +308,41 @@ def _save_animation(
         # Every frame a key frame: as differences they are no smaller, and a level looks worse on the way down.
         kmin=0,
         kmax=1,
-        exif=_exif(metadata),
+        exif=_exif(texts),
     )
 
 
-def _png_info(metadata: Mapping[str, object]) -> PngInfo:
-    info = PngInfo()
+def _embeddable(metadata: Mapping[str, object], animated: bool) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The metadata as JSON texts, and a sentence about what is left out: it is not worth the pictures."""
+    texts, lost = {}, []
     for name, value in metadata.items():
-        info.add_text(name, json.dumps(value))
+        try:
+            texts[name] = json.dumps(value)
+            PngInfo().add_text(name, texts[name])
+        except (TypeError, ValueError, AttributeError, RecursionError):
+            texts.pop(name, None)
+            lost.append(ascii(name)[:50])
+    notes = [f"Not saved with the pictures, as it is no text that they can hold: {', '.join(lost)}."] if lost else []
+    if animated and (beyond := [name for name in texts if name != "prompt"][EXIF_PLACES:]):
+        notes.append(f"Saved with the pictures, but not with the animation, which is full: {', '.join(beyond)[:200]}.")
+    return texts, tuple(notes)
+
+
+def _png_info(texts: Mapping[str, str]) -> PngInfo:
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
     return info
 
 
-def _exif(metadata: Mapping[str, object]) -> Image.Exif:
-    """As the host's: the prompt under Model, everything else under the tags from Make downwards."""
+def _exif(texts: Mapping[str, str]) -> Image.Exif:
+    """As the host's: the prompt under Model, the first others under the tags from Make downwards."""
     exif = Image.Exif()
-    tag = EXIF_MODEL - 1
-    for name, value in metadata.items():
-        text = f"{name}:{json.dumps(value)}"
-        if name == "prompt":
-            exif[EXIF_MODEL] = text
-        else:
-            exif[tag] = text
-            tag -= 1
+    others = [name for name in texts if name != "prompt"][:EXIF_PLACES]
+    for place, name in enumerate(others, 1):
+        exif[EXIF_MODEL - place] = f"{name}:{texts[name]}"
+    if "prompt" in texts:
+        exif[EXIF_MODEL] = f"prompt:{texts['prompt']}"
     return exif
 
 
@@ -336,7 +361,16 @@ def _measures(values: Sequence[float], variances: list[float | None]) -> dict:
     return {"laplacian_variance": variances, "lvcorr": pearson, "lvcorr_rank": rank}
 
 
-def _free_folder(parent: Path, name: str, counter: int) -> Path:
-    while os.path.lexists(folder := parent / f"{name}_{counter:05}_"):
+def _settle(unfinished: Path, parent: Path, name: str, counter: int) -> Path:
+    """Give the finished folder the first free number; returns where it is then."""
+    while True:
+        folder = parent / f"{name}_{counter:05}_"
+        try:
+            if not os.path.lexists(folder):
+                # No full folder is replaced by this: of two processes one fails, and takes the next number.
+                unfinished.rename(folder)
+                return folder
+        except OSError:
+            if not os.path.lexists(folder):
+                raise
         counter += 1
-    return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from string import Formatter
 
 import torch
 
@@ -14,32 +13,53 @@ DEFAULT_TEMPLATE = (
     "Set dof_cond = {K:.2f} (stronger background defocus); preserve subject sharpness; "
     "keep composition, lighting, and colors unchanged."
 )
+# A doubled bracket, or a field: its name and what follows the name.
+_FIELD = re.compile(r"(\{\{|\}\})|\{([^{}:]*)(:[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")
+# Zeros in front make prompts equally long. No length can be asked for that fills the memory.
+_NUMBER = re.compile(r":(0[1-9])?(\.[0-6])?[fg]?")
 _ADVICE = "Write {K}, {blur} or {label}, with a format as in {K:.2f}, and {{ }} for curly brackets in the text."
 
 Conditioning = list[list]
 
 
 def fill(template: str, blurs: Sequence[float], labels: Sequence[str]) -> tuple[str, ...]:
-    """The template for every blur, with its fields as in Python's ``str.format``.
+    """The template for every blur. Fields: ``{K}`` and ``{blur}``, the number, with a precision of at most 6 digits as
+    in ``{K:.2f}``, ``{K:05.2f}`` and ``{K:.3g}``; ``{label}`` ("f/2.8", "blur 12"); ``{{`` and ``}}`` for brackets.
 
     Args:
-        template: text with the fields ``{K}`` and ``{blur}`` (the number) and ``{label}`` ("f/2.8", "blur 12").
         labels: one for each blur.
 
     Raises:
-        ValueError: for another field, brackets that do not pair, or a format that does not fit.
+        ValueError: for anything else in curly brackets.
     """
-    try:
-        fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise ValueError(f"The curly brackets of the template do not pair ({error}). {_ADVICE}") from None
-    for name in fields:
-        if name not in FIELDS:
-            raise ValueError(f"The template has the field {{{name}}}, which nothing fills. {_ADVICE}")
-    try:
-        return tuple(template.format(K=blur, blur=blur, label=label) for blur, label in zip(blurs, labels, strict=True))
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"A format in the template does not fit its field ({error}). {_ADVICE}") from None
+    # Python's own formatting takes widths of any size and reads attributes.
+    parts = _FIELD.split(template)
+    for text, name, wanted in zip(parts[::4], [*parts[2::4], None], [*parts[3::4], None], strict=True):
+        if "{" in text or "}" in text:
+            raise ValueError(f"The curly brackets of the template do not pair (one stands alone). {_ADVICE}")
+        if name is not None and name not in FIELDS:
+            raise ValueError(f"The template has the field {{{_short(name)}}}, which nothing fills. {_ADVICE}")
+        if wanted and (name == "label" or not _NUMBER.fullmatch(wanted)):
+            raise ValueError(
+                f"A format in the template does not fit its field ({{{name}{_short(wanted)}}}: K and blur take a "
+                f"precision of at most 6 digits, label takes none). {_ADVICE}"
+            )
+
+    def written(blur: float, label: str) -> str:
+        def field(found: re.Match) -> str:
+            if found[1]:
+                return found[1][0]
+            if found[2] == "label":
+                return label
+            return format(blur, (found[3] or "")[1:])
+
+        return _FIELD.sub(field, template)
+
+    return tuple(written(blur, label) for blur, label in zip(blurs, labels, strict=True))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def encode_rows(clip, texts: Sequence[str], on_encoded: Callable[[int, int], None] | None = None) -> Conditioning:

@@ -24,74 +24,72 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
-from ..files import whole_file
-from .format import Adapter, AdapterError, build_adapter, is_finite
+from ..files import new_file, open_regular, whole_file
+from .format import Adapter, AdapterError, build_adapter, check_names, is_finite
 from .settings import SETTING_KEYS
+from .stored import AGAIN, read_stored
 
 FORMAT = "comfyui-bokeh-adapter"
 FORMAT_VERSIONS = ("1", "2")
 # EFBIG: a file-size limit is a full disk as far as the user is concerned.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-_AGAIN = "Get the file again."
+_CONFIG = "config.json"
+_LONGEST_SETTINGS = 1_000_000  # bytes; an adapter of all blocks of FLUX has 3,000
 
 
-def read_adapter(path: str | os.PathLike[str]) -> Adapter:
+def read_adapter(path: str | os.PathLike[str], called: str | None = None) -> Adapter:
     """Read and check an adapter file; its kind is found from its first bytes, never from its name.
 
-    The tensors are views of the memory-mapped file: no second copy exists. A PyTorch file is opened with
-    `weights_only=True`, so nothing in it can run. Raises AdapterError.
+    The tensors are in memory of their own: the file may be replaced or removed. Nothing in it can run. called: what
+    sentences call the file, its path by default. Raises AdapterError.
     """
     path = Path(path)
-    head = _head(path)
-    metadata: dict[str, str] = {}
-    # Before the pickle, whose one byte 0x80 may be the lowest of a header's length as well.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER:
-        tensors, metadata = _read_safetensors(path)
-    elif head.startswith((b"PK\x03\x04", b"\x80")):
-        tensors = _read_pytorch(path, zipped=head.startswith(b"PK"))
-    else:
-        raise AdapterError(
-            f"{path}: is neither a safetensors nor a PyTorch file (it begins with {head[:16]!r}). "
-            f"Often that is a web page or a pointer saved in the file's place. {_AGAIN}"
-        )
-    return build_adapter(tensors, _settings(path, metadata), str(path))
+    called = called or str(path)
+    tensors, metadata = read_stored(path, called, lambda names: check_names(names, called))
+    return build_adapter(tensors, _settings(path, called, metadata), called)
 
 
-def write_adapter(adapter: Adapter, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Path:
+def write_adapter(
+    adapter: Adapter,
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    replace: bool = True,
+    called: str | None = None,
+) -> Path:
     """Write `adapter` in the own format, its tensors converted to `dtype` if one is given; returns the path.
 
-    The file appears under its name complete or not at all. Raises AdapterError for a path that does not end in
-    .safetensors, values that do not fit `dtype`, a folder that cannot be written and a full disk.
+    The file appears under its name complete or not at all; without `replace` it takes no other's place, and a number is
+    added to a name that is taken. called: what sentences call the file, its path by default. Raises AdapterError for a
+    path that does not end in .safetensors, values that do not fit `dtype`, a disk that is full or refuses.
     """
     path = Path(path)
+    called = called or str(path)
     if path.suffix != ".safetensors":
-        raise AdapterError(f"{path}: an adapter is saved as safetensors. Give it a name that ends in .safetensors.")
+        raise AdapterError(f"{called}: an adapter is saved as safetensors. Give it a name that ends in .safetensors.")
     tensors = {}
     for name, tensor in adapter.tensors.items():
         tensors[name] = tensor.to(dtype or tensor.dtype).contiguous()
         if not is_finite(tensors[name]):
             raise AdapterError(
-                f"{path}: values of {name} are too large for {str(dtype).removeprefix('torch.')}. "
+                f"{called}: values of {name} are too large for {str(dtype).removeprefix('torch.')}. "
                 "Choose bfloat16 or float32."
             )
     version = FORMAT_VERSIONS[adapter.settings.by_name]
     metadata = {"format": FORMAT, "format_version": version, "settings": json.dumps(_own_settings(adapter))}
     try:
+        if not replace:
+            return new_file(path, lambda unfinished: save_file(tensors, unfinished, metadata=metadata))
         with whole_file(path) as unfinished:
             save_file(tensors, unfinished, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path}: {write_failure(error)}") from error
+        raise AdapterError(f"{called}: {write_failure(error)}") from error
     return path
 
 
@@ -106,100 +104,76 @@ def write_failure(error: Exception) -> str:
     return f"cannot be written ({reason}). Make the folder writable or choose another one; nothing was left behind."
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError as error:
-        raise AdapterError(f"{path}: there is no such file. Put it there, or choose another adapter.") from error
-    except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror}). Expected a readable adapter file.") from error
-    if not head:
-        raise AdapterError(f"{path}: is empty. {_AGAIN}")
-    return head
-
-
-def _damaged(path: Path) -> AdapterError:
-    return AdapterError(f"{path}: is damaged or cut off (it has {path.stat().st_size:,} bytes). {_AGAIN}")
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path) from error
-
-
-def _read_pytorch(path: Path, zipped: bool) -> dict[str, Tensor]:
-    if zipped and not zipfile.is_zipfile(path):
-        raise _damaged(path)
-    try:
-        # Files from before torch 1.6 are bare pickles, which cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        raise AdapterError(
-            f"{path}: holds more than plain tensors (a pickle that could run code when opened) or is damaged, so it "
-            "was not opened. Expected a dictionary of tensors: use the file as its authors published it."
-        ) from error
-    except Exception as error:  # torch keeps no closed list of what a damaged file raises
-        raise _damaged(path) from error
-    if not isinstance(content, dict):
-        raise AdapterError(
-            f"{path}: holds a {type(content).__name__}, expected a dictionary of tensors. "
-            "Use the file as its authors published it."
-        )
-    return content
-
-
-def _settings(path: Path, metadata: dict[str, str]) -> dict[str, object]:
-    own = _metadata_settings(path, metadata)
-    config_path = path.with_name("config.json")
-    config = _config_settings(config_path)
+def _settings(path: Path, called: str, metadata: dict[str, str]) -> dict[str, object]:
+    own = _metadata_settings(called, metadata)
+    config_called = os.path.join(os.path.dirname(called), _CONFIG)
+    config = _config_settings(path.with_name(_CONFIG), config_called)
     for key in sorted(own.keys() & config.keys()):
         if own[key] != config[key]:
             raise AdapterError(
-                f"{path}: its metadata says {key} = {json.dumps(own[key])}, but {config_path} says "
+                f"{called}: its metadata says {key} = {json.dumps(own[key])}, but {config_called} says "
                 f"{json.dumps(config[key])}. Move the adapter into a folder of its own, or remove that config.json."
             )
     return own | config
 
 
-def _config_settings(path: Path) -> dict[str, object]:
+def _config_settings(path: Path, called: str) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            text = file.read(_LONGEST_SETTINGS + 1)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read ({error.strerror}). Make it readable, or remove it.") from error
-    except ValueError as error:
-        raise AdapterError(
-            f"{path}: is not valid JSON ({error}). "
-            "Replace it by the config.json that belongs to the adapter, or remove it."
-        ) from error
-    if not isinstance(content, dict):
-        return {}
-    return {key: content[key] for key in SETTING_KEYS & content.keys()}
+        reason = error.strerror or error
+        raise AdapterError(f"{called}: cannot be read ({reason}). Make it readable, or remove it.") from error
+    what = "Replace it by the config.json that belongs to the adapter, or remove it."
+    content = _json(text, called, "", what)
+    return _known(content, called, what) if isinstance(content, dict) else {}
 
 
-def _metadata_settings(path: Path, metadata: dict[str, str]) -> dict[str, object]:
+def _metadata_settings(called: str, metadata: dict[str, str]) -> dict[str, object]:
     if metadata.get("format") == FORMAT and metadata.get("format_version") not in FORMAT_VERSIONS:
         raise AdapterError(
-            f"{path}: is version {metadata.get('format_version')} of this pack's format, "
+            f"{called}: is version {metadata.get('format_version')!s:.20} of this pack's format, "
             f"expected version {' or '.join(FORMAT_VERSIONS)}. Update the pack."
         )
-    try:
-        if "settings" in metadata:
-            content = json.loads(metadata["settings"])
-        else:
-            content = {key: json.loads(metadata[key]) for key in SETTING_KEYS & metadata.keys()}
-    except ValueError as error:
-        raise AdapterError(f"{path}: the settings in its metadata are not valid JSON ({error}). {_AGAIN}") from error
+    where = "the settings in its metadata are "
+    if "settings" in metadata:
+        content = _json(metadata["settings"].encode(errors="replace"), called, where, AGAIN)
+    else:
+        texts = {key: metadata[key].encode(errors="replace") for key in SETTING_KEYS & metadata.keys()}
+        content = {key: _json(text, called, where, AGAIN) for key, text in texts.items()}
     if not isinstance(content, dict):
         raise AdapterError(
-            f"{path}: the settings in its metadata are a {type(content).__name__}, expected a JSON object. {_AGAIN}"
+            f"{called}: the settings in its metadata are a {type(content).__name__}, expected a JSON object. {AGAIN}"
         )
-    return {key: content[key] for key in SETTING_KEYS & content.keys()}
+    return _known(content, called, AGAIN)
+
+
+def _json(text: bytes, called: str, where: str, advice: str) -> object:
+    """where: what of the file it is, as the beginning of a sentence; "" for all of it."""
+    if len(text) > _LONGEST_SETTINGS:
+        raise AdapterError(
+            f"{called}: {where or 'is '}longer than {_LONGEST_SETTINGS:,} bytes, which no adapter's settings are. "
+            f"{advice}"
+        )
+    try:
+        # Numbers of thousands of digits take Python minutes, or are refused in words of its own.
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+    except RecursionError as error:
+        raise AdapterError(f"{called}: {where or 'is '}nested too deeply to be settings. {advice}") from error
+    except ValueError as error:
+        raise AdapterError(f"{called}: {where or 'is '}not valid JSON ({error}). {advice}") from error
+
+
+def _known(content: dict[str, object], called: str, advice: str) -> dict[str, object]:
+    """The adapter's own keys. Values are plain, or lists of plain ones: what is nested takes for ever to compare."""
+    known = {key: content[key] for key in SETTING_KEYS & content.keys()}
+    for key, value in sorted(known.items()):
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, list | dict) for part in parts) or len(parts) > 1000 or len(str(value)) > 50_000:
+            raise AdapterError(f"{called}: {key} holds more than any adapter has. {advice}")
+    return known
 
 
 def _own_settings(adapter: Adapter) -> dict[str, object]:

@@ -10,11 +10,14 @@ import folder_paths
 
 from ..demo import ADAPTER_FILE
 from ..demo import FOLDER as DEMO_FOLDER
+from ..files import plain_name
 from .settings import AdapterError
 
 MODEL_FOLDER = "bokeh_adapters"
 _ENDINGS = (".safetensors", ".bin")
 DOWNLOAD = "download: "
+# Where a download grows, in the folder that it is for.
+STAGING = ".download"
 # The demonstration model's adapter. It has no ending, so no file in the folder can have its name.
 DEMO = "demo"
 
@@ -69,7 +72,8 @@ def register_folder() -> None:
 def adapter_choices() -> list[str]:
     """Names of the adapter files on disk, sorted; a "download: ..." entry for each public one that is not; "demo"."""
     missing = [entry.label for entry in PUBLIC_ADAPTERS if find_adapter(entry.name) is None]
-    return [*sorted(folder_paths.get_filename_list(MODEL_FOLDER)), *missing, DEMO]
+    present = [name for name in folder_paths.get_filename_list(MODEL_FOLDER) if STAGING not in Path(name).parts]
+    return [*sorted(present), *missing, DEMO]
 
 
 def find_adapter(name: str) -> Path | None:
@@ -80,13 +84,13 @@ def find_adapter(name: str) -> Path | None:
 
 
 def adapter_path(name: str) -> Path:
-    """Where the adapter of that name lies. Raises AdapterError naming the folders where it was looked for."""
+    """Where the adapter of that name lies. Raises AdapterError when it is not in the model folder."""
     if name == DEMO:
         return _demo_adapter()
     found = find_adapter(name)
     if found is None:
         raise AdapterError(
-            f'The adapter "{name}" is not on this machine (looked in {", ".join(adapter_folders())}). '
+            f'The adapter "{name}" is not on this machine (looked in the model folder {MODEL_FOLDER}). '
             "Put the file there, or choose another adapter in the loader's list."
         )
     return found
@@ -97,32 +101,42 @@ def adapter_folders() -> list[str]:
     return folder_paths.get_folder_paths(MODEL_FOLDER)
 
 
-def new_adapter_path(name: str) -> Path:
-    """A free path for a new adapter file in the first model folder; a number is added where `name` is taken.
+def called(path: Path) -> str:
+    """What sentences call an adapter file: its place in the model folder, nothing of this machine."""
+    for folder in adapter_folders():
+        if path.is_relative_to(folder):
+            return Path(MODEL_FOLDER, path.relative_to(folder)).as_posix()
+    return path.name
 
-    name: without ending, with "/" between folders. Raises AdapterError for an empty name and for one that leads
-    out of the folder.
+
+def new_adapter_path(name: str) -> Path:
+    """The path for an adapter of that name in the first model folder; whether it is taken is seen when it is written.
+
+    name: without ending, with "/" between folders. Raises AdapterError for an empty name, for one that leads out of the
+    folder, and for one that would take the place of a published adapter. Looks at no disk.
     """
     folder = Path(adapter_folders()[0])
-    stem = name.strip().replace("\\", "/").removesuffix(".safetensors")
-    parts = stem.split("/")
-    if any(part.strip(" .") == "" or ":" in part for part in parts):
-        raise AdapterError(
-            f'"{name}" cannot be the name of an adapter file. Expected a name such as "portrait" or "mine/portrait".'
+    try:
+        relative = plain_name(
+            folder, name.removesuffix(".safetensors"), "an adapter file", '"portrait" or "mine/portrait"'
         )
-    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.safetensors")
-    number = 2
-    while path.exists():
-        path = path.with_name(f"{parts[-1]}_{number}.safetensors")
-        number += 1
-    return path
+    except ValueError as error:
+        raise AdapterError(str(error)) from None
+    for entry in PUBLIC_ADAPTERS:
+        # Its config.json would count for the new file too. Some systems take upper and lower case for the same.
+        if relative.parts[0].casefold() == entry.folder.casefold():
+            raise AdapterError(
+                f'"{name}" cannot be the name of an adapter file: the folder {entry.folder} is for the published '
+                'adapter. Expected a name such as "portrait" or "mine/portrait".'
+            )
+    return folder / relative.with_name(f"{relative.name}.safetensors")
 
 
 def _demo_adapter() -> Path:
     path = DEMO_FOLDER / ADAPTER_FILE
     if not path.is_file():
         raise AdapterError(
-            f"{path}: there is no such file. The demo adapter comes with the Bokeh pack: install the pack again, or "
-            "restore the file."
+            f"{ADAPTER_FILE}: there is no such file. The demo adapter comes with the Bokeh pack: install the pack "
+            "again, or restore the file."
         )
     return path

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -130,6 +130,14 @@ def build_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, object] 
         tensors=_canonical_tensors(layout, indices),
         source=source,
     )
+
+
+def check_names(names: Iterable[object], source: str) -> None:
+    """Raise AdapterError for a file whose keys are not those of an adapter; before its tensors are read."""
+    names = list(names)
+    unknown = [name for name in names if _place(name)[0] is None]
+    if unknown:
+        raise AdapterError(_describe_unknown(unknown, len(names) - len(unknown), source))
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,52 @@
-"""Download of the public adapters from the Hugging Face hub, through huggingface_hub alone.
+"""Download of the public adapters from the Hugging Face hub.
 
-The revision is resolved to its commit first and every byte is read from that commit. The file grows in a folder
-`.download` beside its final place, under an ending that no model list shows and with its version in its name, so
-that a later call goes on where this one stopped. It gets its final name once size, checksum and content are right.
-HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN and a stored login are honoured by the library.
-
-Only `hf_hub_url`, `get_hf_file_metadata`, `build_hf_headers`, `get_session` and `hf_raise_for_status` are used:
-documented, the same from 0.25 to 2.x, and all that a mirror has to serve is the file itself. `hf_hub_download` would
-put a file of a listed ending into the model folder before it is checked, and takes no callback before 1.0.
+huggingface_hub does it, with its resuming and its settings (HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, a stored login,
+...), in a process of its own (`fetch.py`) that is ended on an interrupt and when hardly anything comes. The files
+grow in a folder `.download` in their final place, which no model list shows, and a later call goes on where one was
+stopped. They get their names once size, checksum and content are right.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import queue
 import re
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..files import flush_to_disk
+from .fetch import unfinished
 from .files import DISK_FULL, read_adapter, write_failure
-from .folder import DOWNLOAD, PUBLIC_ADAPTERS, PublicAdapter, adapter_folders, find_adapter
+from .folder import (
+    DOWNLOAD,
+    PUBLIC_ADAPTERS,
+    STAGING,
+    PublicAdapter,
+    adapter_folders,
+    called,
+    find_adapter,
+)
 from .settings import AdapterError
-
-if TYPE_CHECKING:
-    from huggingface_hub.file_download import HfFileMetadata
 
 Progress = Callable[[int, int], None]
 
-_SMALLEST_BLOCK, _LARGEST_BLOCK = 2**20, 2**25
-_SECONDS_A_BLOCK = 1.0
-_PAUSES = (0.0, 1.0, 3.0)  # seconds before trying again
+SLOWEST = 10_000  # bytes a second, on the average of
+PATIENCE = 60.0  # seconds
+_LOOK = 0.2  # seconds between two looks at a download
+_BLOCK = 2**23
+_LOCK = "lock"
+_LARGEST_OTHER = 1_000_000  # bytes; of a config.json
+# The second keeps nothing for a later call.
+_SETTINGS = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_ENABLE_HF_TRANSFER": "0"}
 
 
 def is_download(choice: str) -> bool:
@@ -55,28 +66,24 @@ def _public_adapter(choice: str) -> PublicAdapter:
 def download(choice: str, progress: Progress | None = None) -> Path:
     """Fetch the public adapter behind a "download: ..." choice and return the path of its weights.
 
-    Nothing is fetched when it is on disk already. progress(bytes done, bytes in all) is called about once a
-    second; what it raises stops the download and passes through, and the next call resumes. Raises AdapterError
-    with one sentence that says what to do: no network, refused or vanished repository, too little disk space, a
-    folder that cannot be written, a file that is not what the hub announced.
+    Nothing is fetched when it is on disk already; where another process fetches it, this one waits. progress(bytes
+    done, bytes in all) is called several times a second; what it raises stops the download and passes through, and the
+    next call resumes. Raises AdapterError with one sentence that says what to do: no network, hardly any, refused or
+    vanished repository, too little disk space, a folder that cannot be written, a file that is not what was announced.
     """
     adapter = _public_adapter(choice)
     present = find_adapter(adapter.name)
     if present is not None:
         return present
     place = _Place(adapter, Path(adapter_folders()[0], adapter.folder))
-    with _hub_errors(place):
-        files = _look_up(adapter)
-    place.prepare(files)
     report = progress or (lambda done, total: None)
-    total = sum(file.size for file in files)
-    done = 0
-    for file in files:
-        _fetch(place, file, lambda now, before=done: report(before + now, total))
-        done += file.size
-    place.check_content(files)
-    place.finish(files)
-    return place.target / adapter.files[0]
+    with place.locked(report):
+        present = find_adapter(adapter.name)
+        if present is None:
+            files = _fetch(place, report)
+            place.check(files, report)
+            place.finish(files)
+    return present or place.target / adapter.files[0]
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,6 @@ class _RemoteFile:
     """A file of one commit. etag: SHA-256 of a large file, git's blob hash (SHA-1) of a small one."""
 
     name: str
-    url: str
     size: int
     etag: str
 
@@ -97,78 +103,88 @@ class _RemoteFile:
         return None
 
 
-def _look_up(adapter: PublicAdapter) -> list[_RemoteFile]:
-    """The adapter's files, the weights last, at the commit that its revision stands for now."""
-    # Not at the top: the import takes a noticeable part of the host's start, and few starts download.
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+def _fetch(place: _Place, report: Progress) -> list[_RemoteFile]:
+    """Get the files into the staging folder; returns what the hub says of them."""
+    adapter = place.adapter
+    job = {
+        "path": sys.path,
+        "repository": adapter.repository,
+        "revision": adapter.revision,
+        "files": adapter.files,
+        "folder": str(place.staging),
+    }
+    files: list[_RemoteFile] = []
+    counted, since = 0, None
+    with _Process(job) as process:
+        while True:
+            answer = process.answer()
+            total = sum(file.size for file in files)
+            held = place.held()
+            report(min(held, total), max(total, 1))
+            if "failed" in answer:
+                raise place.failure(answer["failed"], answer.get("detail"))
+            if "done" in answer:
+                return files
+            if "files" in answer:
+                files = place.announced(answer["files"])
+                process.say("go")
+            if answer:
+                counted, since = place.held(), time.monotonic()
+            elif since is None:
+                # It is still loading its libraries.
+                continue
+            elif files and held > total + _BLOCK:
+                raise place.failure("wrong", f"more than the {total:,} bytes that were announced came")
+            elif held - counted >= SLOWEST * PATIENCE or held < counted:
+                counted, since = held, time.monotonic()
+            elif time.monotonic() - since > PATIENCE:
+                raise place.failure("slow", None)
 
-    def describe(name: str, revision: str) -> HfFileMetadata:
-        return get_hf_file_metadata(hf_hub_url(adapter.repository, name, revision=revision))
 
-    commit = describe(adapter.files[0], adapter.revision).commit_hash or adapter.revision
-    files = []
-    for name in reversed(adapter.files):
-        found = describe(name, commit)
-        if found.size is None or not found.etag:
-            raise ValueError(f"the hub announces no size or no etag for {name}")
-        url = hf_hub_url(adapter.repository, name, revision=commit)
-        files.append(_RemoteFile(name, url, found.size, found.etag))
-    return files
+class _Process:
+    """`fetch.py` at work, and its answers; it ends with the block."""
 
+    def __init__(self, job: dict) -> None:
+        self._job = job
+        self._answers: queue.SimpleQueue[dict] = queue.SimpleQueue()
 
-def _fetch(place: _Place, file: _RemoteFile, report: Callable[[int], None]) -> None:
-    """Complete the partial file from the byte it has reached, and check it. report(bytes done) may raise."""
-    partial, hasher = place.partial(file), file.hasher()
-    done = place.resume(file, hasher)
-    report(done)
-    block = _SMALLEST_BLOCK
-    while done < file.size:
-        started = time.monotonic()
-        with _hub_errors(place):
-            data = _read(file, done, min(block, file.size - done))
-        with place.disk_errors(), partial.open("ab") as sink:
-            sink.write(data)
-        if hasher:
-            hasher.update(data)
-        done += len(data)
-        seconds = max(time.monotonic() - started, 1e-3)
-        block = int(min(max(len(data) / seconds * _SECONDS_A_BLOCK, _SMALLEST_BLOCK), _LARGEST_BLOCK))
-        report(done)
-    if hasher and hasher.hexdigest() != file.etag:
-        partial.unlink()
-        raise AdapterError(
-            f"{place.adapter.repository}: {file.name} arrived damaged (its checksum is {hasher.hexdigest()}, expected "
-            f"{file.etag}) and was removed. Try again. {place.by_hand()}"
+    def __enter__(self) -> _Process:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fetch.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | _SETTINGS,
+            text=True,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.say(json.dumps(self._job))
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
 
-def _read(file: _RemoteFile, start: int, length: int) -> bytes:
-    """`length` bytes from `start` on, or all of the rest; a connection that is cut is opened again."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    def say(self, line: str) -> None:
+        # If it has died, its answers tell.
+        with suppress(OSError):
+            print(line, file=self._process.stdin, flush=True)
 
-    # Any compression on the way would make the range one of compressed bytes.
-    wanted = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity"}
-
-    def attempt() -> bytes:
-        headers = build_hf_headers(headers=wanted)
-        response = get_session().get(file.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        hf_raise_for_status(response)
-        # A server may ignore the range and send everything, with 200 in place of 206.
-        data = response.content if response.status_code == 206 else response.content[start:]
-        if len(data) < length or start + len(data) > file.size:
-            raise ConnectionError(f"{len(data)} bytes came, {length} were asked for")
-        return data
-
-    for pause in _PAUSES:
+    def answer(self) -> dict:
+        """What it says within a moment, else nothing."""
         try:
-            return attempt()
-        except _transport_errors() as error:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-                raise
-            time.sleep(pause)
-    return attempt()
+            return self._answers.get(timeout=_LOOK)
+        except queue.Empty:
+            return {}
+
+    def _listen(self) -> None:
+        with self._process.stdout as lines:
+            for line in lines:
+                self._answers.put(json.loads(line))
+        status = self._process.wait()
+        self._answers.put({"failed": "network", "detail": f"the process that downloads ended with status {status}"})
 
 
 class _Place:
@@ -177,54 +193,88 @@ class _Place:
     def __init__(self, adapter: PublicAdapter, target: Path) -> None:
         self.adapter = adapter
         self.target = target
-        self.staging = target / ".download"
+        self.staging = target / STAGING
 
-    def partial(self, file: _RemoteFile) -> Path:
-        # Hashed: the etag of a mirror may hold anything, a path among it.
-        version = hashlib.sha256(file.etag.encode()).hexdigest()[:16]
-        return self.staging / f"{file.name}-{version}.partial"
+    @contextmanager
+    def locked(self, report: Progress) -> Iterator[None]:
+        """While this process alone is at it."""
+        # Not at the top: the host's start is long enough.
+        from filelock import FileLock, Timeout
 
-    def prepare(self, files: list[_RemoteFile]) -> None:
-        """Make the folders, drop what belongs to other versions, and refuse where the disk has too little room."""
-        partials = {self.partial(file) for file in files}
-        with self.disk_errors():
-            held = sum(path.stat().st_size for path in partials if path.exists())
-            needed = sum(file.size for file in files) - held
-            existing = next(folder for folder in (self.target, *self.target.parents) if folder.exists())
-            free = shutil.disk_usage(existing).free
-            if free < needed:
-                raise AdapterError(
-                    f"{self.target}: {_megabytes(needed)} are needed for {self.adapter.files[0]}, but only "
-                    f"{_megabytes(free)} are free on this disk. Free some space and try again."
-                )
-            self.staging.mkdir(parents=True, exist_ok=True)
-            for leftover in set(self.staging.glob("*.partial")) - partials:
-                leftover.unlink()
-
-    def resume(self, file: _RemoteFile, hasher: hashlib._Hash | None) -> int:
-        """Feed what an earlier call left behind into `hasher`; returns its size in bytes."""
-        partial = self.partial(file)
-        with self.disk_errors():
-            held = partial.stat().st_size if partial.exists() else 0
-            if held > file.size:
-                partial.unlink()
-                return 0
-            if held and hasher:
-                with partial.open("rb") as existing:
-                    while data := existing.read(_LARGEST_BLOCK):
-                        hasher.update(data)
-            return held
-
-    def check_content(self, files: list[_RemoteFile]) -> None:
-        """Read the adapter as it will be read later, with its config.json beside it."""
-        *others, weights = files
-        with self.disk_errors():
-            for file in others:
-                shutil.copyfile(self.partial(file), self.staging / file.name)
+        lock = FileLock(self.staging / _LOCK)
+        while True:
+            with self.disk_errors():
+                self.staging.mkdir(parents=True, exist_ok=True)
+                try:
+                    lock.acquire(timeout=_LOOK)
+                    break
+                except Timeout:
+                    report(0, 1)
+                except NotImplementedError:
+                    # A file system without locks.
+                    break
         try:
-            read_adapter(self.partial(weights))
+            yield
+        finally:
+            self._tidy()
+            lock.release()
+
+    def held(self) -> int:
+        """Bytes that have come so far."""
+        return sum(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.staging.iterdir() if path.name != _LOCK] if self.staging.is_dir() else []
+
+    def _partial(self, file: _RemoteFile) -> Path:
+        return self.staging / unfinished(file.name, file.etag)
+
+    def announced(self, answer: list[dict]) -> list[_RemoteFile]:
+        """The files as the hub describes them, if they can be had; what belongs to other versions goes."""
+        for file in answer:
+            # It becomes part of a file name.
+            if not file["size"] or not re.fullmatch(r"[\w.+=-]{1,100}", file["etag"] or ""):
+                raise self.failure("wrong", f"the hub announces no size or no etag for {file['name']}")
+        files = [_RemoteFile(**file) for file in answer]
+        for file in files[1:]:
+            if file.size > _LARGEST_OTHER:
+                raise self.failure("wrong", f"{file.name} has {file.size:,} bytes")
+        with self.disk_errors():
+            for path in set(self._files()) - {self._partial(file) for file in files}:
+                path.unlink()
+            needed = sum(file.size for file in files) - self.held()
+            free = shutil.disk_usage(self.staging).free
+        if free < needed:
+            raise AdapterError(
+                f"{self.words}: {_megabytes(needed)} are needed for {self.adapter.files[0]}, but only "
+                f"{_megabytes(free)} are free on this disk. Free some space and try again."
+            )
+        return files
+
+    def check(self, files: list[_RemoteFile], report: Progress) -> None:
+        """Compare what came with what was announced, and read it as it will be read later."""
+        total = sum(file.size for file in files)
+        for file in files:
+            path, hasher = self._partial(file), file.hasher()
+            with self.disk_errors():
+                if path.stat().st_size != file.size:
+                    raise self.failure("wrong", f"{file.name} has {path.stat().st_size:,} bytes, not {file.size:,}")
+                with path.open("rb") as content:
+                    while hasher and (block := content.read(_BLOCK)):
+                        hasher.update(block)
+                        report(total, total)
+            if hasher and hasher.hexdigest() != file.etag:
+                self._clear()
+                raise AdapterError(
+                    f"{self.adapter.repository}: {file.name} arrived damaged (its checksum is {hasher.hexdigest()}, "
+                    f"expected {file.etag}) and was removed. Try again. {self.by_hand()}"
+                )
+            with self.disk_errors():
+                os.replace(path, self.staging / file.name)
+        try:
+            read_adapter(self.staging / self.adapter.files[0], self.adapter.files[0])
         except AdapterError as error:
-            shutil.rmtree(self.staging, ignore_errors=True)
+            self._clear()
             raise AdapterError(
                 f"{self.adapter.repository}: what it holds now is not an adapter that this version can read, and was "
                 f"removed. Update the pack. The reason: {error}"
@@ -233,15 +283,32 @@ class _Place:
     def finish(self, files: list[_RemoteFile]) -> None:
         """Give the files their names; the weights last, so that they are listed only when all is in place."""
         with self.disk_errors():
-            for file in files:
-                flush_to_disk(self.partial(file))
-                os.replace(self.partial(file), self.target / file.name)
-        shutil.rmtree(self.staging, ignore_errors=True)
+            for file in reversed(files):
+                flush_to_disk(self.staging / file.name)
+                os.replace(self.staging / file.name, self.target / file.name)
+
+    def _tidy(self) -> None:
+        """Remove the staging folder unless it holds what a later call can go on with."""
+        if not any(path.stat().st_size for path in self._files()):
+            shutil.rmtree(self.staging, ignore_errors=True)
+            # Where it is not empty there is something in it.
+            with suppress(OSError):
+                self.target.rmdir()
+
+    def _clear(self) -> None:
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    @property
+    def words(self) -> str:
+        """The final folder as sentences name it."""
+        return called(self.target)
 
     def by_hand(self) -> str:
         return (
             f"Or get it by hand: download {' and '.join(self.adapter.files)} from the Hugging Face repository "
-            f'"{self.adapter.repository}" and put {"them" if len(self.adapter.files) > 1 else "it"} into {self.target}.'
+            f'"{self.adapter.repository}" and put {"them" if len(self.adapter.files) > 1 else "it"} into the model '
+            f"folder {self.words}."
         )
 
     @contextmanager
@@ -249,47 +316,43 @@ class _Place:
         try:
             yield
         except OSError as error:
-            if error.errno in DISK_FULL:
+            raise self.failure("disk", error.errno) from error
+
+    def failure(self, kind: str, detail: object) -> AdapterError:
+        """The sentence for what `fetch.py` says, or what is seen from here; what is of no more use is removed."""
+        name, resumed = self.adapter.repository, "it goes on where it stopped"
+        if isinstance(detail, str):
+            detail = detail.replace(str(self.target), self.words)
+        if kind == "disk":
+            if detail in DISK_FULL:
                 # A full disk is not the place to keep half a file for later.
-                shutil.rmtree(self.staging, ignore_errors=True)
-            raise AdapterError(f"{self.target}: {write_failure(error)} {self.by_hand()}") from error
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # Its first base is the root error of whichever HTTP library this version of huggingface_hub is built on.
-    return (HfHubHTTPError.__bases__[0], OSError, ValueError)
-
-
-@contextmanager
-def _hub_errors(place: _Place) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    name = place.adapter.repository
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise AdapterError(
-            f"{name}: cannot be downloaded because HF_HUB_OFFLINE is set. Unset it. {place.by_hand()}"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no status"
-        if status in (401, 403):
-            what = (
-                f"the hub refuses access ({status}). If HF_TOKEN is set or you are logged in, check that the token is "
-                "valid; if the repository asks for it, accept its conditions on its page and set HF_TOKEN."
+                self._clear()
+            text = f"{self.words}: {write_failure(OSError(detail, ''))}"
+        elif kind == "offline":
+            text = f"{name}: cannot be downloaded because HF_HUB_OFFLINE is set. Unset it."
+        elif kind == "slow":
+            text = (
+                f"{name}: hardly anything comes: less than {SLOWEST / 1000:g} kB a second for {PATIENCE:g} seconds. "
+                f"Check the network connection and HF_ENDPOINT, and try again; {resumed}."
             )
-        elif status == 404:
-            what = "the hub does not have it (404): it was moved or withdrawn, or HF_ENDPOINT names a hub without it."
+        elif kind == "wrong":
+            self._clear()
+            text = f"{name}: what came is not what the hub announced ({detail}), and was removed. Try again."
+        elif kind == "network":
+            text = f"{name}: the download failed ({detail}). Check the network connection and try again; {resumed}."
+        elif detail in (401, 403):
+            text = (
+                f"{name}: the hub refuses access ({detail}). If HF_TOKEN is set or you are logged in, check that the "
+                "token is valid; if the repository asks for it, accept its conditions on its page and set HF_TOKEN."
+            )
+        elif detail == 404:
+            text = (
+                f"{name}: the hub does not have it (404): it was moved or withdrawn, or HF_ENDPOINT names a hub "
+                "without it."
+            )
         else:
-            what = f"the hub answered with an error ({status}). Try again later."
-        raise AdapterError(f"{name}: {what} {place.by_hand()}") from error
-    except _transport_errors() as error:
-        raise AdapterError(
-            f"{name}: the download failed ({type(error).__name__}: {error}). Check the network connection and try "
-            f"again; it goes on where it stopped. {place.by_hand()}"
-        ) from error
+            text = f"{name}: the hub answered with an error ({detail}). Try again later."
+        return AdapterError(f"{text} {self.by_hand()}")
 
 
 def _megabytes(size: int) -> str:

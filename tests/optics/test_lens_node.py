@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from pathlib import Path
 
+import execution
 import folder_paths
 import nodes as host_nodes
 import pytest
@@ -202,7 +205,7 @@ def test_a_custom_width_is_that_of_the_picture():
     assert square == pytest.approx(15.19468 * 512 / 768, rel=1e-6)
 
 
-def test_photos_are_listed_checked_before_the_run_and_read_again_when_replaced(photo):
+def test_photos_are_listed_and_read_again_when_replaced(photo):
     name = photo(PHONE)
     Path(folder_paths.get_input_directory(), "notes.txt").write_text("no photo")
     (combo,) = [entry for entry in BokehLens.define_schema().inputs if entry.id == "photo"]
@@ -210,10 +213,41 @@ def test_photos_are_listed_checked_before_the_run_and_read_again_when_replaced(p
     assert name in combo.options
     assert "notes.txt" not in combo.options
     node = host_nodes.NODE_CLASS_MAPPINGS["BokehLens"]
-    assert node.validate_inputs(photo=name) is True
-    assert node.validate_inputs(photo=None) is True
-    assert "gone.jpg" in node.validate_inputs(photo="gone.jpg")
     before = node.fingerprint_inputs(**{**LENS, "photo": name})
     assert node.fingerprint_inputs(**{**LENS, "photo": name}) == before
     photo({**PHONE, "FNumber": IFDRational(28, 10)}, name, size=(80, 60))
     assert node.fingerprint_inputs(**{**LENS, "photo": name}) != before
+    # What comes over a link is known to the host; an exception would run all behind this node at every queue.
+    assert node.fingerprint_inputs(**{**LENS, "photo": None}) is None
+    assert node.fingerprint_inputs(**{**LENS, "photo": "gone.jpg"}) == node.fingerprint_inputs(
+        **{**LENS, "photo": "gone.jpg"}
+    )
+
+
+def test_no_file_is_touched_before_the_run():
+    """A device like this one hangs whoever opens it."""
+    prompt = {"1": {"class_type": "BokehLens", "inputs": {**LENS, "photo": "/dev/ptmx"}}}
+    valid, _, _, errors = asyncio.run(execution.validate_prompt("x", prompt, None))
+    assert not valid
+    assert "There is no photo" in errors["1"]["errors"][0]["details"]
+    assert host_nodes.NODE_CLASS_MAPPINGS["BokehLens"].validate_inputs(photo=None) is True
+
+
+@pytest.fixture
+def secret(photo):
+    """A photo beside the input folder, and ways to it from inside."""
+    name = photo(PHONE, "../secret.jpg")
+    inside = Path(folder_paths.get_input_directory())
+    (inside / "link.jpg").symlink_to(inside / name)
+    os.mkfifo(inside / "pipe.jpg")
+    yield [name, str((inside / name).resolve()), "link.jpg", "pipe.jpg", "/dev/ptmx", "secret.jpg [output]", "a\0b.jpg"]
+    for file in ("link.jpg", "pipe.jpg"):
+        (inside / file).unlink()
+
+
+def test_only_photos_of_the_input_folder_are_read(secret):
+    for name in secret:
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            run_node("BokehLens", **{**FROM_PHOTO, "photo": name})
+        assert str(error.value).startswith(("There is no photo ", "pipe.jpg cannot be read (it is a pipe or a device)"))
+        assert folder_paths.get_input_directory() not in str(error.value).replace(name, "")

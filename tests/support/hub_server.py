@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -16,9 +17,13 @@ class HubServer:
     """Serves `repositories` (name -> file name -> content) at `url` while used as a context manager.
 
     How it misbehaves is set by attributes. cut_after: the connection is closed once, after that many bytes of file
-    content in all. status: answer everything with it. damaged: names of files of which the last byte comes flipped.
-    ignore_ranges: always send whole files. token: the one that must be sent. announced: sizes to announce in place of
-    the true ones. It records `requests`, and in `ranges` each answer with content: file name, first byte, bytes sent.
+    content in all. status: answer everything with it. damaged: names of files of which the last byte comes
+    flipped. ignore_ranges: always send whole files. token: the one that must be sent. announced, etags: what to
+    announce in place of the true ones. pace: bytes of content a second. endless: content goes on for ever after
+    the file's end. lengths: what is said of the bytes that follow, and shorter or longer than they are. page: a
+    web page in the place of each large file. loop: "hub" or "storage" redirects to itself. silent: connections
+    are taken and nothing is said.
+    It records `requests`, and in `ranges` each answer with content: file name, first byte, bytes sent.
     """
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
@@ -33,6 +38,13 @@ class HubServer:
         self.ignore_ranges = False
         self.token: str | None = None
         self.announced: dict[str, int] = {}
+        self.etags: dict[str, str] = {}
+        self.pace: float | None = None
+        self.endless = False
+        self.lengths: dict[str, int] = {}
+        self.page = False
+        self.loop = ""
+        self.silent = False
         self.ranges: list[tuple[str, int, int]] = []
         self.requests: list[str] = []
 
@@ -61,7 +73,7 @@ class HubServer:
             etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         else:
             etag = hashlib.sha256(content).hexdigest()
-        return self.announced.get(name, len(content)), etag
+        return self.announced.get(name, len(content)), self.etags.get(name, etag)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,8 +92,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(self.path).split("?")[0]
         self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.silent:
+            return time.sleep(60)
         if self.hub.status:
             return self._refuse(self.hub.status)
+        if self.hub.loop and path.startswith("/storage/") == (self.hub.loop == "storage"):
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         sent = self.headers.get("Authorization")
         if match := re.fullmatch(r"/storage/([^/]+/[^/]+)/(.+)", path):
             # Signed storage refuses a second kind of login, and has no business with the user's token.
@@ -119,22 +138,48 @@ class _Handler(BaseHTTPRequestHandler):
         if asked:
             first, last = int(asked[1]), min(int(asked[2] or last), last)
         body = content[first : last + 1]
+        if hub.page and not headers:
+            body = b"<!DOCTYPE html><html>maintenance</html>"
         self.send_response(206 if asked else 200)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(body)))
+        if hub.endless and not headers:
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(hub.lengths.get(name, len(body))))
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
         self.end_headers()
         if self.command == "HEAD":
-            return None
+            return
         cut = hub.cut_after is not None and hub.bytes_sent + len(body) > hub.cut_after
         if cut:
             body = body[: hub.cut_after - hub.bytes_sent]
             hub.cut_after = None
             self.close_connection = True
         hub.ranges.append((name, first, len(body)))
-        return self.wfile.write(body)
+        if name in hub.lengths:
+            self.close_connection = True
+        try:
+            self._send(body, paced=not headers)
+        except OSError:
+            # Who asked has gone.
+            self.close_connection = True
+        return
+
+    def _send(self, body: bytes, paced: bool) -> None:
+        hub = self.hub
+        if paced and hub.pace:
+            step = max(1, int(hub.pace / 20))
+            for start in range(0, len(body), step):
+                if not hub.pace:
+                    return
+                self.wfile.write(body[start : start + step])
+                time.sleep(step / hub.pace)
+        else:
+            self.wfile.write(body)
+        while paced and hub.endless:
+            self.wfile.write(bytes(2**16))
 
     def _refuse(self, status: int) -> None:
         # The hub answers 401 for a repository that does not exist as well.

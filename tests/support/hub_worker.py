@@ -6,8 +6,10 @@ Reads one JSON job a line from standard input, answers each with one JSON line. 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 import types
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,11 +37,14 @@ def run(job: dict) -> dict:
     folder.register_folder()
     label = folder.PUBLIC_ADAPTERS[job.get("adapter", 0)].label
     answer = {"progress": [], "before": folder.adapter_choices()}
+    hub.PATIENCE = job.get("patience", 60)
+    started, last = time.monotonic(), []
 
     def progress(done: int, total: int) -> None:
         answer["progress"].append((done, total))
         answer["during"] = folder.adapter_choices()
-        if done >= job.get("stop_at", total + 1):
+        last[:] = [time.monotonic()]
+        if done >= job.get("stop_at", total + 1) or last[0] - started > job.get("stop_after", math.inf):
             raise Stopped
 
     try:
@@ -48,7 +53,9 @@ def run(job: dict) -> dict:
     except folder.AdapterError as error:
         answer["error"] = str(error)
     except Stopped:
-        answer["stopped"] = True
+        answer["stopped"] = time.monotonic() - last[0]
+    answer["seconds"] = time.monotonic() - started
+    answer["children"] = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return answer | {"after": folder.adapter_choices()}
 
 

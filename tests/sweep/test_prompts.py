@@ -60,6 +60,13 @@ WRONG = [
     ("{K:.2q}", "A format in the template does not fit its field ("),
     ("{label:.2f}", "A format in the template does not fit its field ("),
     ("{K:{width}}", "A format in the template does not fit its field ("),
+    ("{K:>1000000000}", "A format in the template does not fit its field ("),
+    ("{K:.999999999f}", "A format in the template does not fit its field ("),
+    ("{K:.7f}", "A format in the template does not fit its field ("),
+    ("{blur:099999999.2f}", "A format in the template does not fit its field ("),
+    ("{label:9}", "A format in the template does not fit its field ("),
+    ("{K!r}", "The template has the field {K!r}, which nothing fills. "),
+    ("{K" * 100_000, "The curly brackets of the template do not pair ("),
 ]
 
 

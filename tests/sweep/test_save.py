@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import resource
 import signal
@@ -24,7 +25,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from read_only import read_only
 
-from bokeh.sweep.export import ExportError
+from bokeh.sweep.export import ExportError, save_sweep
 from bokeh.sweep.measures import correlation, laplacian_variance, negative_logarithm
 from bokeh.sweep.sheet import contact_sheet
 from bokeh.sweep.values import Sweep
@@ -124,7 +125,7 @@ def test_folder_of_a_sweep(output, channels):
     assert listing(output) == [f"bokeh/sweep_00001_/{file}" for file in sorted([*files, "sweep.json"])]
     subfolder = os.path.join("bokeh", "sweep_00001_")
     assert shown["images"] == [{"filename": file, "subfolder": subfolder, "type": "output"} for file in files]
-    assert shown["text"] == (f"Saved {folder}",)
+    assert shown["text"] == (f"Saved {os.path.join('output', subfolder)}",)
     for file, image in zip(levels, images, strict=True):
         with Image.open(folder / file) as written:
             assert written.mode == ("RGB" if channels == 3 else "RGBA")
@@ -229,7 +230,7 @@ def test_nothing_is_overwritten(output):
     (folder / "sweeping_00009_").mkdir()
     images, sweep = pictures(2), Sweep((0.0, 1.0))
     for number in (6, 7):
-        assert save(images, sweep)["text"] == (f"Saved {folder / f'sweep_0000{number}_'}",)
+        assert save(images, sweep)["text"] == (f"Saved output/bokeh/sweep_0000{number}_",)
     assert not any((folder / "sweep_00003_").iterdir())
 
 
@@ -326,7 +327,7 @@ def small_disk():
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def unwritable(folder: Path, number: int) -> str:
+def unwritable(folder: str, number: int) -> str:
     return (
         f"The sweep cannot be written to {folder} ({os.strerror(number)}). No unfinished sweep was left there. "
         "Free space, make the folder writable, or choose another filename prefix."
@@ -336,7 +337,7 @@ def unwritable(folder: Path, number: int) -> str:
 def test_a_full_disk_leaves_nothing_behind(output):
     with small_disk(), pytest.raises(ExportError) as error:
         save(pictures(3), Sweep((0.0, 1.0, 2.0)))
-    assert str(error.value) == unwritable(output / "bokeh", errno.EFBIG)
+    assert str(error.value) == unwritable("output/bokeh", errno.EFBIG)
     assert os.listdir(output / "bokeh") == []
 
 
@@ -344,7 +345,7 @@ def test_an_output_folder_that_refuses_writes(output):
     (output / "bokeh").mkdir()
     with read_only(output / "bokeh"), pytest.raises(ExportError) as error:
         save(pictures(1), Sweep((0.0,)))
-    assert str(error.value) == unwritable(output / "bokeh", errno.EACCES)
+    assert str(error.value) == unwritable("output/bokeh", errno.EACCES)
 
 
 @pytest.mark.parametrize("prefix", ["bokeh/sweep", "bokeh/more/sweep"])
@@ -352,16 +353,14 @@ def test_a_file_in_the_place_of_the_folder(output, prefix):
     (output / "bokeh").write_text("mine")
     with pytest.raises(ExportError) as error:
         save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
-    assert str(error.value) == unwritable((output / prefix).parent, errno.ENOTDIR)
+    assert str(error.value) == unwritable(f"output/{os.path.dirname(prefix)}", errno.ENOTDIR)
     assert listing(output) == ["bokeh"]
 
 
 @pytest.mark.parametrize("prefix", ["../sweep", "/sweep", "bokeh/../../sweep", "..", "bokeh/../../output2/sweep"])
 def test_a_prefix_that_leads_outside(output, prefix):
-    expected = (
-        f'The filename prefix "{prefix}" leads outside the output folder {output}. Write a name inside it, such as '
-        '"bokeh/sweep".'
-    )
+    expected = f'The filename prefix "{prefix}" leads outside the output folder. Write a name inside it, '
+    expected += 'such as "bokeh/sweep".'
     with pytest.raises(ExportError) as error:
         save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
     assert str(error.value) == expected
@@ -381,6 +380,107 @@ def test_a_prefix_that_names_nothing(output, prefix):
     assert str(error.value) == expected
     assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) == expected
     assert os.listdir(output) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "what"), [("a\0b", "holds characters"), ("x" * 300, "is too long"), ("\ud800", "holds")]
+)
+def test_a_prefix_that_is_no_name(output, prefix, what):
+    sentence = nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix)
+    assert what in sentence
+    assert sentence.endswith('Write a name such as "bokeh/sweep".')
+    with pytest.raises(ExportError) as error:
+        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
+    assert str(error.value) == sentence
+
+
+WORKFLOW = {"nodes": [{"id": 3, "type": "KSampler", "title": "Mine", "properties": {"Node name for S&R": "Sampler"}}]}
+TODAY = time.strftime("%Y-%m-%d")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "folder"),
+    [
+        ("%date:yyyy-MM-dd%/%KSampler.steps%", f"{TODAY}/20"),
+        ("%date:yy.M.d hh%", f"{TODAY[2:4]}.{int(TODAY[5:7])}.{int(TODAY[8:])} {time.strftime('%H')}"),
+        ("a/%Sampler.seed%_%Mine.steps%", f"a/{2**60 + 1}_20"),
+        ("%BokehSweepSave.filename_prefix%", "bokeh_sweep"),
+        ("%KSampler.model%-%nobody.x%-%KSampler.nothing%", "%KSampler.model%-%nobody.x%-%KSampler.nothing%"),
+        ("%Trap.up%/%Trap.out%", "_/.._.._x"),
+        ("%width%x%Trap.yes%", "56xtrue"),
+        ("%Trap.long%", "y" * 60),
+    ],
+)
+def test_prefix_takes_what_the_page_fills_for_the_hosts_own_nodes(output, prefix, folder):
+    """Here without the page: it fills them for the host's nodes only, and a program that queues a graph for none."""
+    trap = {"class_type": "Trap", "inputs": {"up": "..", "out": "../../x", "yes": True, "long": "y" * 5000}}
+    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) is True
+    save(
+        *(pictures(1), Sweep((0.0,))),
+        prompt={**PROMPT, "5": trap},
+        extra={"workflow": WORKFLOW},
+        filename_prefix=prefix,
+        animation=False,
+    )
+    assert (output / f"{folder}_00001_" / "sweep.json").is_file()
+
+
+def nested(levels: int) -> list:
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_metadata_that_cannot_be_embedded_costs_no_pictures(output):
+    extra = {f"extra{i}": "x" for i in range(7)} | {
+        "set": {1},
+        "deep": nested(100_000),
+        "名": "x",
+        "workflow": {"a": 1},
+    }
+    text = save(scenes(2), Sweep((0.0, 1.0)), extra=extra)["text"][0]
+    assert text == (
+        "Saved output/bokeh/sweep_00001_ Not saved with the pictures, as it is no text that they can hold: 'set', "
+        "'deep', '\\u540d'. Saved with the pictures, but not with the animation, which is full: extra5, "
+        "extra6, workflow."
+    )
+    with Image.open(output / "bokeh/sweep_00001_/01_blur_00.00.png") as level:
+        assert level.text.keys() == {"prompt", "workflow", *(f"extra{i}" for i in range(7))}
+    with Image.open(output / "bokeh/sweep_00001_/sweep.webp") as animation:
+        assert animation.getexif()[0x0110].startswith("prompt:")
+
+
+def test_what_died_a_day_ago_goes_with_the_next_save(output):
+    (output / "bokeh" / ".old_0123.partial" / "deep").mkdir(parents=True)
+    (output / "bokeh" / ".new.partial").mkdir()
+    (output / "bokeh" / ".old.partial").write_text("half")
+    (output / "bokeh" / "mine.partial").write_text("not hidden")
+    for name in (".old_0123.partial", ".old.partial", "mine.partial"):
+        os.utime(output / "bokeh" / name, (time.time() - 90_000,) * 2)
+    save(pictures(1), Sweep((0.0,)), animation=False)
+    assert sorted(os.listdir(output / "bokeh")) == [".new.partial", "mine.partial", "sweep_00001_"]
+
+
+def _save_many(folder: str) -> None:
+    for _ in range(20):
+        save_sweep(pictures(1, 16, 16), Sweep((0.0,)), folder, "sweep")
+
+
+def test_two_processes_lose_nothing(output):
+    processes = [multiprocessing.get_context("fork").Process(target=_save_many, args=(str(output),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(os.listdir(output)) == [f"sweep_{number:05}_" for number in range(1, 41)]
+    assert all((folder / "sweep.json").is_file() for folder in output.iterdir())
+
+
+@pytest.mark.parametrize("fps", [math.nan, 0.0, 1e-9])
+def test_a_speed_that_no_animation_has(output, fps):
+    with pytest.raises(ExportError, match=r"The animation is to show .+ pictures a second, expected 0\.1 to 60\."):
+        save(pictures(2), Sweep((0.0, 1.0)), fps=fps)
 
 
 @pytest.mark.parametrize("prefix", ["bokeh/sweep", None])

@@ -9,6 +9,7 @@ import folder_paths
 import pytest
 import utils.extra_config
 
+from bokeh.nodes.adapter import BokehSaveAdapter
 from bokeh.weights.folder import (
     DEMO,
     MODEL_FOLDER,
@@ -91,7 +92,7 @@ def test_missing_file_named_in_a_shared_workflow(models, tmp_path):
     with pytest.raises(AdapterError) as caught:
         adapter_path("gone.safetensors")
     assert str(caught.value) == (
-        f'The adapter "gone.safetensors" is not on this machine (looked in {models}, {tmp_path}/second). '
+        'The adapter "gone.safetensors" is not on this machine (looked in the model folder bokeh_adapters). '
         "Put the file there, or choose another adapter in the loader's list."
     )
 
@@ -113,11 +114,23 @@ def test_unknown_download_names_the_known_ones(models):
     )
 
 
-def test_new_adapter_never_takes_a_name_that_is_taken(models):
+def test_new_adapter_takes_no_published_adapters_place(models):
     register_folder()
     assert new_adapter_path("mine/portrait") == models / "mine" / "portrait.safetensors"
-    put(models, "mine/portrait.safetensors", "mine/portrait_2.safetensors")
-    assert new_adapter_path("mine/portrait.safetensors") == models / "mine" / "portrait_3.safetensors"
+    for name in ("BokehDiffusion/model", "bokehdiffusion/mine", "BokehDepth\\x.safetensors"):
+        with pytest.raises(AdapterError, match=r"is for the published adapter\. Expected a name such as"):
+            new_adapter_path(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a\0b", "holds characters"), ("\ud800", "holds characters"), ("x" * 300, "is too long: at most 200")],
+)
+def test_new_adapter_has_a_name_that_a_file_can_have(models, name, what):
+    register_folder()
+    with pytest.raises(AdapterError, match=f"cannot be the name of an adapter file: it {what}"):
+        new_adapter_path(name)
+    assert "cannot be the name" in BokehSaveAdapter.validate_inputs(name=name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "../out", "/etc/out", "mine//x", "C:/x", "..", "mine/"])

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,19 +23,18 @@ from bokeh.weights.folder import DEMO, PUBLIC_ADAPTERS
 LABEL, KONTEXT_LABEL = (entry.label for entry in PUBLIC_ADAPTERS)
 REPOSITORY, KONTEXT_REPOSITORY = (entry.repository for entry in PUBLIC_ADAPTERS)
 NAME = os.path.join("BokehDiffusion", "model.safetensors")
+FOLDER = "bokeh_adapters/BokehDiffusion"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
-# Large enough for several blocks: the first is 1 MiB.
-TENSORS = official_tensors(blocks=(0, 1, 2, 3), width=1024, rank=32)
+TENSORS = official_tensors(width=256, rank=32)
 CONTENT = safetensors.torch.save(TENSORS)
 CONFIG = json.dumps(
-    official_config([f"transformer_blocks.{i}" for i in range(4)], attn_hidden_dim=1024, lora_rank=32, lora_alpha=8)
+    official_config([f"transformer_blocks.{i}" for i in range(3)], attn_hidden_dim=256, lora_rank=32, lora_alpha=8)
 ).encode()
-
-
-CHECK_TOKEN = (
-    "If HF_TOKEN is set or you are logged in, check that the token is valid; if the repository asks for it, accept its "
-    "conditions on its page and set HF_TOKEN."
+WHOLE = [f"{FOLDER}/{name}" for name in ("config.json", "model.safetensors")]
+BY_HAND = (
+    "Or get it by hand: download model.safetensors and config.json from the Hugging Face repository "
+    f'"atfortes/BokehDiffusion" and put them into the model folder {FOLDER}.'
 )
 
 
@@ -51,10 +52,15 @@ class Worker:
             text=True,
         )
 
-    def download(self, models: Path, **job: object) -> dict:
+    def begin(self, models: Path, **job: object) -> None:
         self.process.stdin.write(json.dumps({"models": str(models), **job}) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+
+    def download(self, models: Path, **job: object) -> dict:
+        self.begin(models, **job)
+        answer = json.loads(self.process.stdout.readline())
+        assert answer["children"] == [], "the process that downloads goes on"
+        return answer
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -73,7 +79,8 @@ def _server_and_worker(tmp_path_factory):
 def hub(_server_and_worker) -> HubServer:
     server, _ = _server_and_worker
     server.reset({REPOSITORY: {"model.safetensors": CONTENT, "config.json": CONFIG}})
-    return server
+    yield server
+    server.pace, server.endless = None, False
 
 
 @pytest.fixture
@@ -81,83 +88,78 @@ def worker(_server_and_worker, hub) -> Worker:
     return _server_and_worker[1]
 
 
-def by_hand(models: Path) -> str:
-    return (
-        "Or get it by hand: download model.safetensors and config.json from the Hugging Face repository "
-        f'"atfortes/BokehDiffusion" and put them into {models}/bokeh_adapters/BokehDiffusion.'
-    )
-
-
 def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
 
 
-def test_download_survives_a_connection_cut_half_way(hub, worker, tmp_path):
-    hub.cut_after = len(CONTENT) // 2
+def starts(hub: HubServer) -> list[int]:
+    return [first for name, first, _ in hub.ranges if name == "model.safetensors"]
+
+
+def test_download_lands_whole_and_is_offered_until_then(hub, worker, tmp_path):
+    hub.pace = 200_000
     answer = worker.download(tmp_path)
     path = tmp_path / "bokeh_adapters" / NAME
     assert answer["path"] == str(path)
     assert path.read_bytes() == CONTENT
     assert path.with_name("config.json").read_bytes() == CONFIG
     assert read_adapter(path).settings.lora_alpha == 8.0
-    assert everything_below(tmp_path) == [
-        f"bokeh_adapters/BokehDiffusion/{name}" for name in ("config.json", "model.safetensors")
-    ]
-    starts = [first for name, first, _ in hub.ranges if name == "model.safetensors"]
-    assert hub.cut_after is None, "the server never cut"
-    assert starts.count(0) == 1, "it began again from the first byte"
-    assert len(starts) > len(set(starts)), "the block that was cut came whole"
-
-
-def test_progress_counts_bytes_of_all_files_up_to_the_end(hub, worker, tmp_path):
-    progress = worker.download(tmp_path)["progress"]
-    total = len(CONTENT) + len(CONFIG)
-    assert {of for _, of in progress} == {total}
-    done = [value for value, _ in progress]
-    assert done == sorted(done)
-    assert done[0] == 0
-    assert done[-1] == total
-    assert len(set(done)) >= 4
-
-
-def test_list_offers_the_download_until_the_file_is_there(hub, worker, tmp_path):
-    answer = worker.download(tmp_path)
-    assert answer["before"] == [LABEL, KONTEXT_LABEL, DEMO]
-    assert answer["during"] == [LABEL, KONTEXT_LABEL, DEMO]
+    assert everything_below(tmp_path) == WHOLE
+    assert answer["before"] == answer["during"] == [LABEL, KONTEXT_LABEL, DEMO]
     assert answer["after"] == [NAME, KONTEXT_LABEL, DEMO]
-
-
-def test_file_that_is_there_is_not_downloaded_again(hub, worker, tmp_path):
-    worker.download(tmp_path)
+    done = [now for now, of in answer["progress"] if of == len(CONTENT) + len(CONFIG)]
+    assert done == sorted(done)
+    assert done[-1] == len(CONTENT) + len(CONFIG)
+    assert len(set(done)) >= 4
     hub.requests.clear()
-    assert worker.download(tmp_path)["path"] == str(tmp_path / "bokeh_adapters" / NAME)
-    assert hub.requests == []
+    assert worker.download(tmp_path)["path"] == str(path)
+    assert hub.requests == [], "what is there is not fetched again"
 
 
-def test_interrupted_download_lists_nothing_and_goes_on_where_it_stopped(hub, worker, tmp_path):
-    answer = worker.download(tmp_path, stop_at=len(CONFIG) + 1)
-    assert answer.get("stopped")
-    assert answer["after"] == [LABEL, KONTEXT_LABEL, DEMO]
-    (partial,) = (tmp_path / "bokeh_adapters/BokehDiffusion/.download").glob("model*.partial")
-    reached = partial.stat().st_size
-    assert 0 < reached < len(CONTENT)
-    hub.ranges.clear()
-    assert "path" in worker.download(tmp_path)
-    assert next(first for name, first, _ in hub.ranges if name == "model.safetensors") == reached
-    assert (tmp_path / "bokeh_adapters" / NAME).read_bytes() == CONTENT
+@pytest.mark.parametrize("how", ["cut", "interrupted", "killed"])
+def test_download_goes_on_where_it_stopped(hub, worker, tmp_path, how):
+    hub.pace = 100_000
+    if how == "cut":
+        hub.cut_after = len(CONTENT) // 2
+    elif how == "interrupted":
+        answer = worker.download(tmp_path, stop_at=len(CONTENT) // 3)
+        assert answer["stopped"] < 2
+        assert answer["after"] == [LABEL, KONTEXT_LABEL, DEMO]
+    else:
+        other = Worker(tmp_path / "home", HF_ENDPOINT=hub.url)
+        other.begin(tmp_path)
+        staging = tmp_path / FOLDER / ".download"
+        while sum(path.stat().st_size for path in staging.glob("model*.partial")) < len(CONTENT) // 3:
+            time.sleep(0.1)
+        other.process.kill()
+        other.process.wait()
+    hub.pace = 1e9
+    path = Path(worker.download(tmp_path)["path"])
+    assert path.read_bytes() == CONTENT
+    assert starts(hub)[0] == 0
+    assert starts(hub)[-1] > len(CONTENT) // 4
+    assert [file for file in everything_below(tmp_path) if "home/" not in file] == WHOLE
+
+
+def test_two_processes_at_once_both_end_with_the_one_file(hub, worker, tmp_path):
+    hub.pace = 200_000
+    other = Worker(tmp_path / "home", HF_ENDPOINT=hub.url)
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda one: one.download(tmp_path / "models"), (worker, other)))
+    other.close()
+    assert {answer.get("path") for answer in answers} == {str(tmp_path / "models/bokeh_adapters" / NAME)}
+    assert everything_below(tmp_path / "models") == WHOLE
+    assert starts(hub) == [0]
 
 
 def test_what_an_older_version_left_unfinished_is_dropped(hub, worker, tmp_path):
-    worker.download(tmp_path, stop_at=len(CONFIG) + 1)
+    hub.pace = 100_000
+    worker.download(tmp_path, stop_at=len(CONTENT) // 3)
+    hub.pace = None
     changed = safetensors.torch.save({key: value + 1 for key, value in TENSORS.items()})
     hub.repositories[REPOSITORY]["model.safetensors"] = changed
-    path = worker.download(tmp_path)["path"]
-    assert Path(path).read_bytes() == changed
-
-
-def test_server_that_ignores_ranges_is_served_from(hub, worker, tmp_path):
-    hub.ignore_ranges = True
-    assert Path(worker.download(tmp_path)["path"]).read_bytes() == CONTENT
+    assert Path(worker.download(tmp_path)["path"]).read_bytes() == changed
+    assert everything_below(tmp_path) == WHOLE
 
 
 def test_image_to_image_adapter_lands_in_its_own_folder(hub, worker, tmp_path):
@@ -168,91 +170,126 @@ def test_image_to_image_adapter_lands_in_its_own_folder(hub, worker, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_damaged_file_is_removed(hub, worker, tmp_path):
-    hub.damaged = frozenset({"model.safetensors"})
-    answer = worker.download(tmp_path)
-    checksum = r"[0-9a-f]{64}"
-    assert re.fullmatch(
-        rf"atfortes/BokehDiffusion: model\.safetensors arrived damaged \(its checksum is {checksum}, expected "
-        rf"{checksum}\) and was removed\. Try again\. {re.escape(by_hand(tmp_path))}",
-        answer["error"],
-    )
-    assert answer["after"] == [LABEL, KONTEXT_LABEL, DEMO]
-    assert not any("model" in name for name in everything_below(tmp_path))
-
-
-def test_intact_file_that_is_no_adapter_is_removed(hub, worker, tmp_path):
-    hub.repositories[REPOSITORY]["model.safetensors"] = safetensors.torch.save(
-        {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.zeros(4, 4)}
-    )
-    error = worker.download(tmp_path)["error"]
-    assert error.startswith(
-        "atfortes/BokehDiffusion: what it holds now is not an adapter that this version can read, and was removed. "
-        "Update the pack. The reason: "
-    )
-    assert "this is a LoRA" in error
-    assert everything_below(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "sentence"),
-    [
-        (401, f"the hub refuses access (401). {CHECK_TOKEN}"),
-        (403, f"the hub refuses access (403). {CHECK_TOKEN}"),
-        (
-            404,
-            "the hub does not have it (404): it was moved or withdrawn, or HF_ENDPOINT names a hub without it.",
-        ),
-        (500, "the hub answered with an error (500). Try again later."),
-    ],
+NAMES = "model.safetensors"
+LORA = safetensors.torch.save({"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.zeros(4, 4)})
+TOKEN = (
+    "If HF_TOKEN is set or you are logged in, check that the token is valid; if the repository asks for it, accept its "
+    "conditions on its page and set HF_TOKEN."
 )
-def test_refusal_says_what_to_do(hub, worker, tmp_path, status, sentence):
-    hub.status = status
-    assert worker.download(tmp_path)["error"] == f"atfortes/BokehDiffusion: {sentence} {by_hand(tmp_path)}"
-    assert everything_below(tmp_path) == []
+HASH = "[0-9a-f]{64}"
+WRONG = r"what came is not what the hub announced \(.+\), and was removed\. Try again\."
+FAILED = r"the download failed \(.+\)\. Check the network connection and try again; it goes on where it stopped\."
+SLOW = r"hardly anything comes: less than 10 kB a second for 2 seconds\. Check the network connection and HF_ENDPOINT, "
+SLOW += r"and try again; it goes on where it stopped\."
+# What the server does -> what the sentence says, behind the repository's name.
+HOSTILE = [
+    ({"status": 401}, re.escape(f"the hub refuses access (401). {TOKEN}")),
+    ({"status": 403}, re.escape(f"the hub refuses access (403). {TOKEN}")),
+    (
+        {"status": 404},
+        r"the hub does not have it \(404\): it was moved or withdrawn, or HF_ENDPOINT names a hub without ",
+    ),
+    ({"status": 500}, r"the hub answered with an error \(500\)\. Try again later\."),
+    ({"damaged": {NAMES}}, rf"model\.safetensors arrived damaged \(its checksum is {HASH}, expected {HASH}\) and was "),
+    ({"pace": 1}, SLOW),
+    ({"silent": True}, f"{SLOW}|{FAILED}"),
+    ({"endless": True}, WRONG),
+    ({"endless": True, "announced": {NAMES: 10**9}, "pace": 1}, SLOW),
+    ({"announced": {NAMES: 0}}, WRONG),
+    ({"announced": {NAMES: len(CONTENT) - 1}}, WRONG),
+    ({"announced": {NAMES: len(CONTENT) + 1}}, f"{WRONG}|{FAILED}|{SLOW}"),
+    ({"lengths": {NAMES: len(CONTENT) + 1}}, f"{WRONG}|{FAILED}|{SLOW}"),
+    ({"lengths": {NAMES: len(CONTENT) - 1}}, f"{WRONG}|{FAILED}|{SLOW}"),
+    ({"etags": {NAMES: ""}}, f"{WRONG}|{FAILED}"),
+    ({"etags": {NAMES: "../../x"}, "page": True}, f"{WRONG}|{FAILED}"),
+    ({"page": True}, WRONG),
+    ({"loop": "hub"}, f"{FAILED}|{WRONG}|{SLOW}"),
+    ({"loop": "storage"}, FAILED),
+    (
+        {"repositories": {REPOSITORY: {NAMES: LORA, "config.json": CONFIG}}},
+        r"what it holds now is not an adapter that ",
+    ),
+    ({"repositories": {REPOSITORY: {NAMES: CONTENT, "config.json": b" " * 2**20}}}, WRONG),
+    ({"repositories": {REPOSITORY: {NAMES: CONTENT}}}, r"the hub does not have it \(404\)"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "sentence"), HOSTILE, ids=lambda value: str(value)[:40])
+def test_bad_hub_leads_to_a_sentence_in_time_and_no_file(hub, worker, tmp_path, behaviour, sentence):
+    for name, value in behaviour.items():
+        setattr(hub, name, value)
+    answer = worker.download(tmp_path, patience=2)
+    assert re.match(rf"atfortes/BokehDiffusion: ({sentence})", answer["error"])
+    assert "Or get it by hand: " in answer["error"] or "is not an adapter" in answer["error"]
+    assert str(tmp_path) not in answer["error"]
+    assert answer["seconds"] < 20
+    assert answer["after"] == [LABEL, KONTEXT_LABEL, DEMO]
+    if "was removed" in answer["error"]:
+        hub.reset({REPOSITORY: {NAMES: CONTENT, "config.json": CONFIG}})
+        assert Path(worker.download(tmp_path)["path"]).read_bytes() == CONTENT, "something of it is left in the way"
+
+
+@pytest.mark.parametrize("behaviour", ["silent", "pace", "endless"])
+def test_interrupt_acts_at_once(hub, worker, tmp_path, behaviour):
+    hub.announced = {NAMES: 10**9} if behaviour == "endless" else {}
+    setattr(hub, behaviour, True)
+    answer = worker.download(tmp_path, stop_after=2)
+    assert answer["seconds"] < 4
+    assert answer["stopped"] < 2
+
+
+@pytest.mark.parametrize("behaviour", [{"ignore_ranges": True}, {"etags": {NAMES: "no-hash"}}, {"cut_after": 10}])
+def test_clumsy_hub_is_served_from(hub, worker, tmp_path, behaviour):
+    for name, value in behaviour.items():
+        setattr(hub, name, value)
+    assert Path(worker.download(tmp_path)["path"]).read_bytes() == CONTENT
 
 
 def test_too_little_free_disk_is_refused_before_anything_is_written(hub, worker, tmp_path):
-    hub.announced = {"model.safetensors": 10**18}
-    error = worker.download(tmp_path)["error"]
+    hub.announced = {NAMES: 10**18}
     assert re.fullmatch(
-        rf"{re.escape(str(tmp_path))}/bokeh_adapters/BokehDiffusion: 1,000,000,000,000 MB are needed for "
-        r"model\.safetensors, but only [\d,]+ MB are free on this disk\. Free some space and try again\.",
-        error,
+        rf"{FOLDER}: 1,000,000,000,000 MB are needed for model\.safetensors, but only [\d,]+ MB are free on this disk"
+        r"\. Free some space and try again\.",
+        worker.download(tmp_path)["error"],
     )
-    assert list(tmp_path.iterdir()) == []
+    assert everything_below(tmp_path) == []
 
 
 def test_disk_that_fills_up_during_the_download_leaves_nothing(hub, worker, tmp_path):
-    worker.download(tmp_path, stop_at=len(CONFIG) + 1)
-    (partial,) = (tmp_path / "bokeh_adapters/BokehDiffusion/.download").glob("model*.partial")
-    partial.unlink()
     # The kernel's own "no space left on device", without a file system of our own, which would take root.
+    hub.pace = 100_000
+    worker.download(tmp_path, stop_at=len(CONTENT) // 3)
+    hub.pace = None
+    (partial,) = (tmp_path / FOLDER / ".download").glob("model*.partial")
+    partial.unlink()
     partial.symlink_to("/dev/full")
-    answer = worker.download(tmp_path)
-    assert answer["error"] == (
-        f"{tmp_path}/bokeh_adapters/BokehDiffusion: the disk is full (No space left on device). Nothing was left "
-        f"behind; free some space and try again. {by_hand(tmp_path)}"
+    assert worker.download(tmp_path)["error"] == (
+        f"{FOLDER}: the disk is full (No space left on device). Nothing was left behind; free some space and try "
+        f"again. {BY_HAND}"
     )
     assert everything_below(tmp_path) == []
 
 
 def test_read_only_model_folder(hub, worker, tmp_path):
-    answer = worker.download(tmp_path, read_only=True)
-    assert answer["error"] == (
-        f"{tmp_path}/bokeh_adapters/BokehDiffusion: cannot be written (Permission denied). Make the folder writable or "
-        f"choose another one; nothing was left behind. {by_hand(tmp_path)}"
+    assert worker.download(tmp_path, read_only=True)["error"] == (
+        f"{FOLDER}: cannot be written (Permission denied). Make the folder writable or choose another one; nothing was "
+        f"left behind. {BY_HAND}"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_token_goes_to_the_hub_and_not_to_its_storage(hub, tmp_path):
-    hub.token = "hf_secret"
+def test_token_goes_to_the_hub_alone(hub, tmp_path):
+    """The storage of the stand-in refuses a request that carries a token; the list of processes is for everybody."""
+    hub.token, hub.pace = "hf_secret", 100_000
     worker = Worker(tmp_path / "home", HF_ENDPOINT=hub.url, HF_TOKEN="hf_secret")
-    answer = worker.download(tmp_path / "models")
+    worker.begin(tmp_path / "models")
+    while not starts(hub):
+        time.sleep(0.05)
+    lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.is_dir()]
+    assert any(b"fetch.py" in line for line in lines)
+    assert not any(b"hf_secret" in line for line in lines)
+    assert json.loads(worker.process.stdout.readline())["path"].endswith(NAME)
     worker.close()
-    # The storage of the stand-in refuses a request that carries a token.
-    assert answer["path"].endswith(NAME)
 
 
 def test_offline_says_which_file_to_put_where(hub, tmp_path):
@@ -260,7 +297,7 @@ def test_offline_says_which_file_to_put_where(hub, tmp_path):
     answer = worker.download(tmp_path)
     worker.close()
     assert answer["error"] == (
-        "atfortes/BokehDiffusion: cannot be downloaded because HF_HUB_OFFLINE is set. Unset it. " + by_hand(tmp_path)
+        f"atfortes/BokehDiffusion: cannot be downloaded because HF_HUB_OFFLINE is set. Unset it. {BY_HAND}"
     )
     assert hub.requests == []
 
@@ -271,8 +308,4 @@ def test_no_network_says_which_file_to_put_where(tmp_path):
     worker = Worker(tmp_path / "home", HF_ENDPOINT=url)
     answer = worker.download(tmp_path)
     worker.close()
-    assert re.fullmatch(
-        r"atfortes/BokehDiffusion: the download failed \(\w+: .+\)\. Check the network connection and try again; it "
-        rf"goes on where it stopped\. {re.escape(by_hand(tmp_path))}",
-        answer["error"],
-    )
+    assert re.fullmatch(rf"atfortes/BokehDiffusion: {FAILED} {re.escape(BY_HAND)}", answer["error"])
