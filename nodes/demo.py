@@ -8,7 +8,8 @@ from server import PromptServer
 
 from ..demo import FOLDER
 from ..demo.load import demo_files, load_demo
-from .schema import schema
+from ..files import state
+from .schema import schema, without_places
 
 # Nodes under which a sentence stands, by id: one that no longer holds is replaced.
 _told: set[str] = set()
@@ -44,9 +45,10 @@ class BokehDemoModel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls):
         # A model trained again is read again.
-        return tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in demo_files(FOLDER))
+        return tuple(state(file) for file in demo_files(FOLDER))
 
     @classmethod
+    @without_places
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_demo(FOLDER, _tell))
 

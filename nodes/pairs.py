@@ -19,7 +19,7 @@ from ..training.pairs import STEP, ManifestPairs
 from ..training.pictures import Dataset
 from ..training.rows import Row
 from ..training.scenes import SIZE, Scenes
-from .schema import PAIRS, schema
+from .schema import PAIRS, fingerprint, schema, without_places
 
 _PROCEDURAL = "procedural scenes"
 _MANIFEST = "manifest or folder"
@@ -88,9 +88,10 @@ class BokehPairs(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source: str, path: str, **_):
         # Pictures that were changed, added or taken away are checked again.
-        return source if source == _PROCEDURAL else _state(_place(path))
+        return source if source == _PROCEDURAL else fingerprint(lambda source, path: _state(_place(path)), source, path)
 
     @classmethod
+    @without_places
     def execute(cls, source: str, path: str, size: int, keep_aspect: bool, held_out: float) -> io.NodeOutput:
         if source == _PROCEDURAL:
             pairs = shown = Scenes()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 
+import folder_paths
 from comfy_api.latest import io
 
 from ..host import make_findable
@@ -104,3 +108,37 @@ def fingerprint(state: Callable[..., object], *inputs: object) -> object:
         return state(*inputs)
     except (OSError, ValueError) as error:
         return str(error)
+
+
+def without_places(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """For an ``execute`` below which sentences name files: they say where in the host's folders a file is, and nothing
+    of where on the server these are. Commands, whose person is at home there, get the whole path."""
+
+    @functools.wraps(execute)
+    def run(*args, **inputs) -> io.NodeOutput:
+        try:
+            return execute(*args, **inputs)
+        except OSError as error:
+            error.filename = error.filename and _placeless(str(error.filename))
+            raise
+        except ValueError as error:
+            error.args = tuple(_placeless(part) if isinstance(part, str) else part for part in error.args)
+            raise
+
+    return run
+
+
+def _placeless(text: str) -> str:
+    folders = {
+        folder_paths.get_output_directory(): "output",
+        folder_paths.get_input_directory(): "input",
+        folder_paths.get_temp_directory(): "temp",
+        folder_paths.models_dir: "models",
+        folder_paths.base_path: "ComfyUI",
+        str(Path(__file__).parents[1]): "the Bokeh pack",
+    }
+    for folder in sorted(folders, key=len, reverse=True):
+        for place in (os.path.realpath(folder), os.path.abspath(folder)):
+            # Not the root of the disk, which every path has.
+            text = text.replace(place, folders[folder]) if os.path.dirname(place) != place else text
+    return text

@@ -10,11 +10,12 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from PIL import Image
 
+from ..files import plain_name
 from ..training.pictures import Dataset
 from ..training.recipe import Recipe
 from ..training.session import Parts, Session
 from ..training.trainer import Progress
-from .schema import ADAPTER, PAIRS, schema
+from .schema import ADAPTER, PAIRS, schema, without_places
 
 _FOLDER = "bokeh_training"
 _GROUP = 4
@@ -104,6 +105,7 @@ class BokehTrainAdapter(io.ComfyNode):
         )
 
     @classmethod
+    @without_places
     def execute(
         cls,
         model,
@@ -146,7 +148,4 @@ class BokehTrainAdapter(io.ComfyNode):
 def _run_folder(name: str) -> Path:
     """The folder of a run. Raises ValueError for a name that leads out of the folder of all runs."""
     root = Path(folder_paths.get_output_directory(), _FOLDER)
-    parts = name.strip().replace("\\", "/").split("/")
-    if any(part.strip(" .") == "" or ":" in part for part in parts):
-        raise ValueError(f'"{name}" cannot be the name of a run. Expected a name such as "portrait".')
-    return root.joinpath(*parts)
+    return root / plain_name(root, name, "a run", '"portrait"')

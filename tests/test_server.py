@@ -55,9 +55,8 @@ def test_bad_lists_of_blurs_are_refused_while_the_graph_is_validated(server, blu
 def test_a_missing_adapter_of_a_shared_workflow_is_named(server):
     with pytest.raises(HostError) as refused:
         server.client.queue(graph(adapter__adapter="portraits/soft.safetensors"))
-    folder = server.models.resolve() / "bokeh_adapters"
     assert (
-        f'The adapter "portraits/soft.safetensors" is not on this machine (looked in {folder}). '
+        'The adapter "portraits/soft.safetensors" is not on this machine (looked in the model folder bokeh_adapters). '
         "Put the file there, or choose another adapter in the loader's list."
     ) in str(refused.value)
 
