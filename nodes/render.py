@@ -8,9 +8,10 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..optics.check import BLADES
 from ..optics.defocus import disc_radius
 from ..optics.depth import disparity_of, focus_at, focus_in
-from ..optics.render import BLADES, render_depth
+from ..optics.render import render_depth
 from ..sweep.values import Sweep, format_value, parse_blurs
 from .schema import SWEEP, schema, validation
 

@@ -28,7 +28,7 @@ def disc_radius(blur: Tensor, defocus: Tensor, size: int) -> Tensor:
     """Radius in px of the disc of light of a point.
 
     Args:
-        blur: K, 0..30, the radius in a picture of 512 px for a disparity difference of 1.
+        blur: K, the radius in a picture of 512 px for a disparity difference of 1.
         defocus: disparity minus the focused disparity, positive before the plane of focus.
         size: short side of the picture in px.
     """

@@ -1,104 +1,68 @@
-"""Defocus of a picture by its depth map: one disc of light for every pixel.
+"""Defocus of a picture by its depth map: the equations of `exact` by levels of signed radius.
 
-With x a pixel that sends light, y a pixel that gets it, s = K (d - d_focus) * short side / 512 the signed radius
-of a pixel's disc in px (positive before the plane of focus), r = |s|, D the soft edged aperture and A its sum
-over a picture:
+A pixel's light is shared out to the two levels next to its signed radius (`levels`), and each level j is spread as
+one, C_j = k_j * (w_j light). With s the signed radius of a pixel y, r = |s| and n_j = clamp(t_j - s, -1, 1), the sums
+of `exact` over pixels become sums over levels,
 
-    k(x -> y; r) = D(y - x; r) / A(r)                                                     a disc of light
-    out(y)       = F + (1 - a) * (S + m * H / h) / (s0 + m)                               laid over each other
+    F = sum max(n_j, 0) C_j      S = sum (1 - |n_j|) C_j      H = sum over t_j with |t_j| >= r of max(-n_j, 0) C_j + D
 
-F, S and H are sums of k * light over all x, and a, s0 and h the same sums of k alone, shared out by how much nearer
-than y a pixel is, n = clamp(s_x - s_y, -1, 1):
+with m and, before the plane of focus, D seen through y's own disc, mixed of those of y's two levels:
 
-    F  in front of y    max(n, 0) * k(r_x)                blur that spills over y
-    S  level with y     (1 - |n|) * k(r_x)                the surface that y lies on
-    H  behind y         max(-n, 0) * k(max(r_x, r_y))     what shows past the blurred edge of that surface
-    m  behind y         max(-n, 0) * k(r_y)               how much of y's own disc looks past that edge
+    m = k_y * sum max(-n_j, 0) w_j               D = k_y * sum over t_j with |t_j| < r of max(-n_j, 0) w_j light
 
-where a > 1, F and a are divided by it. Between -1 and 1 the three shares change gradually, so that a slope or the
-noise of a depth map has no seams. On one plane all this is the convolution with the disc, and a point keeps its
-light; where r = 0 and nothing spills, it is the picture. A sharp pixel has m = 0: nothing behind it leaks over it.
+The two levels of y itself are one surface, n = 0: else the background would leak over a dark subject near focus. Where
+they lie further apart, n of the one fades in as y comes to the other, so that a slope has no seams.
 
-Discs scattered in linear light, each with the weight of its area, and weights brought to 1, after the classical
-renderer of BokehMe (Peng et al., arXiv 2206.12614); who hides whom is settled here for each pair of pixels.
-
-What it cannot do: a picture does not say what lies behind its near objects. What shows through their blurred edges
-is the mean of the visible background there, weights brought to 1; a thing seen at no pixel stays unseen. Several
-things in front of one pixel are mixed, not sorted. What lies outside the picture sends no light.
+Convolutions are made by FFT, tile by tile, so that time and memory grow with the number of pixels; what no pixel of a
+tile needs is left out, and levels that none of its pixels lie among are added up before they are enlarged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sweep.values import BLUR_MAX, BLUR_MIN
-from .defocus import DISPLAY_GAMMA, Aperture, disc_radius, soft_disc
+from .check import check, check_radius, per_picture
+from .defocus import DISPLAY_GAMMA, Aperture, disc_radius
+from .levels import Discs, Levels, enlarged, good_size
+from .light import to_light, to_picture
 
-BLADES = (0, 5, 6, 7, 8, 9)
-# Pixels of a tile: on a CPU those that a thread works on should stay in its cache, on a GPU every kernel should have
-# enough to do.
-CPU_TILE, GPU_TILE = 2**15, 2**22
-# Nearer than anything, so that nothing outside the picture counts as background.
-OUTSIDE = 1e9
+# Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
+TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
+# Two levels at least this far apart are one surface in the middle between them and two at either of them: the other
+# level turns into what is before or behind with this power of the share. A lower power lets more of the background
+# through a blurred subject's edge, a higher one shows seams on slopes.
+APART = 0.7
+POWER = 8
+# What rounding in a Fourier transform may leave where there is no light.
+NOTHING = 1e-5
 
 
-class _Points(NamedTuple):
-    """Maps of pixels, [channels, n, h, w] or [n, h, w]."""
+class _Scene(NamedTuple):
+    """Maps of a picture: light [3, H, W], signed radius, lower level and the upper one's share [H, W]."""
 
-    light: Tensor  # RGB and 1, four channels; 0 outside the picture
+    light: Tensor
     signed: Tensor
-    radius: Tensor
-    inverse_area: Tensor
-    # Half the way between the two circles of cat's eye, (y, x) in px; None without.
-    cut: Tensor | None
+    lower: Tensor
+    share: Tensor
 
-    def window(self, tile: _Tile) -> _Points:
-        return _Points(*(None if maps is None else maps[tile.index] for maps in self))
-
-    def around(self, tile: _Tile, reach: int) -> _Points:
-        """The tile with ``reach`` px on each side, beyond the picture's border as well."""
-        height, width = self.signed.shape[-2:]
-        bottom, right = tile.top + tile.height, tile.left + tile.width
-        inside = tile.grown(reach, height, width)
-        missing = [
-            max(0, reach - tile.left),
-            max(0, right + reach - width),
-            max(0, reach - tile.top),
-            max(0, bottom + reach - height),
-        ]
-        near = self.window(inside)
-        return _Points(
-            *(
-                None if maps is None else F.pad(maps, missing, value=OUTSIDE if maps is near.signed else 0.0)
-                for maps in near
-            )
-        )
+    def window(self, top: int, left: int, side: int) -> _Scene:
+        """A square of the picture, with no light outside it."""
+        return _Scene(*(_window(maps, top, left, side) for maps in self))
 
 
-class _Tile(NamedTuple):
-    pictures: slice
-    top: int
-    left: int
-    height: int
-    width: int
+class _Sums(NamedTuple):
+    """F, S and H [4, h, w], light and weight, and m [h, w] at the pixels of a tile."""
 
-    @property
-    def index(self) -> tuple:
-        rows = slice(self.top, self.top + self.height)
-        return (..., self.pictures, rows, slice(self.left, self.left + self.width))
-
-    def grown(self, reach: int, height: int, width: int) -> _Tile:
-        """With ``reach`` px more on each side, within a picture of this size."""
-        top, left = max(0, self.top - reach), max(0, self.left - reach)
-        bottom = min(height, self.top + self.height + reach)
-        right = min(width, self.left + self.width + reach)
-        return _Tile(self.pictures, top, left, bottom - top, right - left)
+    front: Tensor
+    level: Tensor
+    behind: Tensor
+    shows: Tensor
 
 
 def render_depth(
@@ -114,203 +78,252 @@ def render_depth(
     highlight: float = 0.0,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The picture as a lens focused at ``focus`` shows it; the module's text has the equations.
+    """The picture as a lens focused at ``focus`` shows it.
 
-    Time grows with the number of pixels and with the square of the radii near them; sharp parts cost nothing.
-    Runs in float32 on the device of ``image``.
+    Time and memory grow with the number of pixels, hardly with the radii. Runs in float32 on the device of ``image``.
 
-    Args:
-        image: [B, H, W, 3] sRGB in 0..1, everything sharp.
-        disparity: [B, H, W] in 0..1, 1 = nearest, linear in the inverse of the distance.
-        focus: disparity of the plane of focus, one for all or [B].
-        blur: K, 0..30, one for all or [B]: radius in px of the disc of a point one unit of disparity out of
-            focus, in a picture of 512 px on its short side; in others in proportion.
-        gamma: light = value ** gamma; 1 blurs the values as they are.
-        blades: straight sides of the aperture, 5 to 9, or 0 for a round one of the same area.
-        rotation: of a polygon, degrees.
-        cats_eye: 0..1, how much the barrel cuts the discs towards the corners: to what two circles of the disc's
-            radius have in common, their centres this fraction of it apart at a corner, and less in proportion to
-            the square of the distance from the centre of the picture. The light itself is kept.
-        highlight: how much brighter than white, in times of white, a white pixel is taken to have been before
-            it was clipped. Light L with the largest channel M becomes L / (1 - c M), c = highlight / (1 +
-            highlight), and after the blur L / (1 + c M) brings it back, so that only mixtures change.
-        on_part: called with (done, total) after each part of the work; it may raise to stop.
-
-    Returns:
-        [B, H, W, 3] like ``image``. A pixel that gets no light but its own is equal to it bit for bit.
-
-    Raises:
-        ValueError: for shapes that do not fit, NaN or infinite values, and settings outside their range.
+    Args, returns and errors as `exact.render_exactly`. ``on_part`` is called several times a second.
     """
-    focus, blur = (_per_picture(value, image, name) for value, name in ((focus, "focus"), (blur, "blur")))
+    focus, blur = (per_picture(value, image, name) for value, name in ((focus, "focus"), (blur, "blur")))
     lens = {"gamma": gamma, "blades": blades, "rotation": rotation, "cats_eye": cats_eye, "highlight": highlight}
-    _check(image, disparity, blur, lens)
-    defocus = disparity.to(focus) - focus[:, None, None]
-    radius = disc_radius(blur[:, None, None], defocus, min(defocus.shape[1:]))
-    boost = highlight / (1 + highlight)
-    light = image.float().clamp(0, 1).pow(gamma).movedim(-1, 0)
-    light = light / (1 - boost * light.amax(0, keepdim=True))
-    points = _Points(
-        torch.cat([light, torch.ones_like(light[:1])]),
-        radius.copysign(defocus),
-        radius,
-        torch.empty_like(radius),
-        _cuts(radius, cats_eye) if cats_eye else None,
-    )
-    aperture = Aperture(blades, rotation)
-    tiles = list(_tiles(radius))
-    for tile in tiles:
-        part = points.window(tile)
-        part.inverse_area.copy_(1 / _area(part, aperture))
-
+    check(image, disparity, blur, lens)
+    discs = Discs(Aperture(blades, rotation), image.device)
     out = image.clone()
-    for done, tile in enumerate(tiles, 1):
-        light, untouched = _render_tile(points, tile, aperture)
-        light = light / (1 + boost * light.amax(0, keepdim=True))
-        picture = light.clamp(0, 1).pow(1 / gamma).movedim(0, -1).to(out.dtype)
-        old = out.movedim(-1, 0)[tile.index].movedim(0, -1)
-        old.copy_(torch.where(untouched[..., None], old, picture))
-        if on_part is not None:
-            on_part(done, len(tiles))
+    for row in range(len(image)):
+        on_share = None if on_part is None else _part_of(on_part, row, len(image))
+        _render(out[row], disparity[row], focus[row], blur[row], discs, gamma, highlight, on_share)
     return out
 
 
-def _render_tile(points: _Points, tile: _Tile, aperture: Aperture) -> tuple[Tensor, Tensor]:
-    """Light [3, n, h, w] of a tile, and where [n, h, w] a pixel got none but its own."""
-    largest = _largest_radius(points, tile, aperture)
-    reach = aperture.reach(largest)
-    around, y = points.around(tile, reach), points.window(tile)
-    # Light and weight of the pixels in front of y, level with it and behind it; -m.
-    front, level, behind = (torch.zeros_like(y.light) for _ in range(3))
-    shows = torch.zeros_like(y.signed)
-    own = None
-    for distance, offsets in aperture.offsets(largest):
-        to_y = _disc(y, distance, None) if y.cut is None else None
-        for offset in offsets:
-            x = around.window(_Tile(slice(None), reach - offset[0], reach - offset[1], tile.height, tile.width))
-            from_x = _disc(x, distance, offset)
-            to_y_now = _disc(y, distance, offset) if to_y is None else to_y
-            if own is None:
-                own = from_x
-            nearer = x.signed - y.signed
-            before = nearer.clamp(0, 1).mul_(from_x)
-            further = nearer.clamp_(-1, 0)
-            beside = (from_x - before).addcmul_(from_x, further)
-            front.addcmul_(x.light, before)
-            level.addcmul_(x.light, beside)
-            shows.addcmul_(to_y_now, further)
-            behind.addcmul_(x.light, torch.where(x.radius > y.radius, from_x, to_y_now).mul_(further))
+def _render(
+    picture: Tensor,
+    disparity: Tensor,
+    focus: Tensor,
+    blur: Tensor,
+    discs: Discs,
+    gamma: float,
+    highlight: float,
+    on_part: Callable[[int, int], None] | None,
+) -> None:
+    """Render one picture [H, W, 3] in place."""
+    height, width = disparity.shape
+    defocus = disparity.float() - focus
+    signed = disc_radius(blur, defocus, min(height, width)).copysign_(defocus)
+    lowest, highest = signed.min().item(), signed.max().item()
+    largest = max(-lowest, highest)
+    check_radius(largest, height, width)
+    levels = Levels(lowest, highest)
+    if len(levels) > 1:
+        scene = _Scene(to_light(picture[None], gamma, highlight)[:, 0], signed, *_placed(signed, levels))
+        side = TILE if largest < LARGE_RADIUS else LARGE_TILE
+        tiles = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
+        for index, (top, left) in enumerate(tiles):
+            on_level = None if on_part is None else _part_of(on_part, index, len(tiles))
+            sums = _sums(scene, levels, discs, top, left, side, on_level)
+            light, untouched = _laid_over(sums, _window(signed, top, left, side))
+            old = picture[top : top + side, left : left + side]
+            here = slice(0, old.shape[0]), slice(0, old.shape[1])
+            new = to_picture(light, gamma).movedim(0, -1)[here]
+            old.copy_(torch.where(untouched[here][..., None], old, new.to(old.dtype)))
+    if on_part is not None:
+        on_part(1, 1)
+
+
+def _laid_over(sums: _Sums, signed: Tensor) -> tuple[Tensor, Tensor]:
+    """Light [3, h, w] of the sums, and where [h, w] a pixel got none but its own."""
+    front, level, behind, shows = sums
     covered = front[3]
-    # A background that only the discs of y reach, and those of no x, has no colour to show.
-    shows = torch.where(behind[3] < 0, -shows, 0)
-    back = behind[:3] * (shows / behind[3].clamp(max=-torch.finfo(torch.float32).tiny))
-    rest = (1 - covered).clamp(min=0) / (level[3] + shows)
+    shows = torch.where(behind[3] > NOTHING / 10, shows, 0)
+    back = behind[:3] * (shows / behind[3].clamp(min=NOTHING / 10))
+    rest = (1 - covered).clamp_(min=0) / (level[3] + shows).clamp_(min=NOTHING / 10)
     light = front[:3] / covered.clamp(min=1) + (level[:3] + back) * rest
-    return light, (covered == 0) & (shows == 0) & (level[3] == own)
+    alone = (covered < NOTHING) & (shows < NOTHING) & ((level[3] - 1).abs() < NOTHING)
+    return light, alone & (signed.abs() <= 0.5)
 
 
-def _disc(points: _Points, distance: float, offset: tuple[int, int] | None) -> Tensor:
-    """k of the pixels' discs at one offset (y, x) from their centres, ``distance`` for the aperture."""
-    return soft_disc(_cut_distance(points.cut, distance, offset), points.radius).mul_(points.inverse_area)
+def _sums(
+    scene: _Scene,
+    levels: Levels,
+    discs: Discs,
+    top: int,
+    left: int,
+    side: int,
+    on_level: Callable[[int, int], None] | None,
+) -> _Sums:
+    height, width = scene.signed.shape
+    y = scene.window(top, left, side)
+    seen = _Seen(y, levels, min(side, height - top), min(side, width - left))
+    done = 0
+    for octave in sorted(set(levels.octaves)):
+        cell = 2**octave
+        mine = [j for j, own in enumerate(levels.octaves) if own == octave]
+        reach = discs.reach(max(abs(levels.values[j]) for j in mine))
+        # Two cells more: one to interpolate to, one for what averaging into cells moves.
+        margin = cell * (math.ceil(reach / cell) + 2)
+        window = cell * good_size((side + 2 * margin) // cell)
+        sent = _Sent(scene, levels, top - margin, left - margin, window)
+        before, past = None, None
+        for j in mine:
+            parts = sent.parts(j, seen)
+            if parts:
+                light = torch.cat(list(parts.values()))
+                # Up to half a pixel a disc is one pixel.
+                if abs(levels.values[j]) > 0.5:
+                    if octave:
+                        light = F.avg_pool2d(light[None], cell)[0]
+                    light = discs.spread(light, levels.values[j], octave, top - margin, left - margin)
+                light = _cropped(light, margin // cell, side // cell)
+                spread = dict(zip(parts, light.split([len(part) for part in parts.values()]), strict=True))
+                own = spread.pop("own", None)
+                if own is not None and seen.is_before_all(j):
+                    before = own if before is None else before + own
+                elif own is not None and seen.is_behind_all(j):
+                    past = own if past is None else past + own
+                elif own is not None:
+                    seen.add(j, enlarged(own, octave))
+                seen.add_own_disc(j, {name: enlarged(part, octave) for name, part in spread.items()})
+            done += 1
+            if on_level is not None:
+                on_level(done, len(levels))
+        if before is not None:
+            seen.sums.front.add_(enlarged(before, octave))
+        if past is not None:
+            seen.sums.behind.add_(enlarged(past, octave))
+    return seen.sums
 
 
-def _cut_distance(cut: Tensor | None, distance: float, offset: tuple[int, int] | None) -> Tensor | float:
-    """Distance for an aperture that two circles, shifted by ``cut`` and -``cut``, limit as well."""
-    if cut is None:
-        return distance
-    along = (cut[0] * offset[0] + cut[1] * offset[1]).abs_()
-    further = cut.square().sum(0) + 2 * along + (offset[0] ** 2 + offset[1] ** 2)
-    return further.sqrt_().clamp_(min=distance)
+class _Sent:
+    """What the pixels x of a window send to each level."""
+
+    def __init__(self, scene: _Scene, levels: Levels, top: int, left: int, side: int) -> None:
+        window = scene.window(top, left, side)
+        inside = _window(torch.ones((), device=window.light.device).expand(scene.signed.shape), top, left, side)
+        self.light = torch.cat([window.light, inside[None]])
+        self.lower, self.share, self.levels = window.lower, window.share, levels
+        self.index: Tensor | None = None
+        self.present = set(self.lower[inside > 0].unique().tolist())
+
+    def parts(self, j: int, seen: _Seen) -> dict[str, Tensor]:
+        """What has to be spread over the discs of level j: its own light, and if the pixels ``seen`` look past an
+        edge through such discs, weight and light behind them."""
+        parts = {}
+        if j in self.present or j - 1 in self.present:
+            weight = torch.where(self.lower == j - 1, self.share, 0)
+            weight = torch.where(self.lower == j, 1 - self.share, weight)
+            parts["own"] = self.light * weight
+        if abs(self.levels.values[j]) > 0.5 and j >= 2 and seen.lies_at(j):
+            weight = self._behind(j, math.inf)
+            if weight is not None:
+                parts["shows"] = (weight * self.light[3])[None]
+                inner = self._behind(j, self.levels.values[j])
+                if inner is not None:
+                    parts["behind"] = self.light * inner
+        return parts
+
+    def _behind(self, j: int, radius: float) -> Tensor | None:
+        """Share of each pixel that lies behind level j, of levels with a smaller radius; None without any. The next
+        level below is left out: `_Seen.add` sees to it."""
+        at = self.levels.values[j]
+        table = [min(1.0, at - t) if i < j - 1 and abs(t) < radius else 0.0 for i, t in enumerate(self.levels.values)]
+        if not any(table[i] or table[i + 1] for i in self.present):
+            return None
+        if self.index is None:
+            self.index = self.lower.long()
+        entries = torch.tensor(table, device=self.light.device)
+        return torch.lerp(entries[self.index], entries[self.index + 1], self.share)
 
 
-def _area(points: _Points, aperture: Aperture) -> Tensor:
-    """A: what the discs of the pixels cover in all, [n, h, w] in px."""
-    total = torch.zeros_like(points.radius)
-    for distance, offsets in aperture.offsets(points.radius.max().item()):
-        if points.cut is None:
-            total += len(offsets) * soft_disc(distance, points.radius)
-            continue
-        for offset in offsets:
-            total += soft_disc(_cut_distance(points.cut, distance, offset), points.radius)
-    return total
+class _Seen:
+    """What the pixels y of a tile get."""
 
-
-def _largest_radius(points: _Points, tile: _Tile, aperture: Aperture) -> float:
-    """Radius that no disc of the tile and no disc that reaches into it exceeds."""
-    height, width = points.radius.shape[-2:]
-    largest = points.radius[tile.pictures].max().item()
-    while True:
-        near = points.radius[tile.grown(aperture.reach(largest), height, width).index].max().item()
-        if near == largest:
-            return near
-        largest = near
-
-
-def _tiles(maps: Tensor) -> Iterator[_Tile]:
-    count, height, width = maps.shape
-    pixels = CPU_TILE * torch.get_num_threads() if maps.device.type == "cpu" else GPU_TILE
-    side = math.isqrt(pixels)
-    # Small pictures go together.
-    pictures = max(1, pixels // (height * width))
-    for first in range(0, count, pictures):
-        rows = slice(first, first + pictures)
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                yield _Tile(rows, top, left, min(side, height - top), min(side, width - left))
-
-
-def _cuts(radius: Tensor, cats_eye: float) -> Tensor:
-    height, width = radius.shape[-2:]
-    y = torch.arange(height, device=radius.device) - (height - 1) / 2
-    x = torch.arange(width, device=radius.device) - (width - 1) / 2
-    corner = max(1.0, (height - 1) ** 2 + (width - 1) ** 2) / 4
-    from_centre = torch.stack([y[:, None].expand(height, width), x.expand(height, width)])
-    # By the square, because a kink in the middle of the picture would show, and change the light of points there.
-    return (cats_eye / 2 / corner) * radius * (from_centre * from_centre.square().sum(0).sqrt())[:, None]
-
-
-def _per_picture(value: Tensor | float, image: Tensor, name: str) -> Tensor:
-    """A setting as [B] in float32 on the picture's device."""
-    values = torch.as_tensor(value, dtype=torch.float32, device=image.device)
-    if values.ndim > 1 or (values.ndim == 1 and len(values) not in (1, len(image))):
-        raise ValueError(
-            f"The {name} has the shape {list(values.shape)} for {len(image)} pictures. Give one number for all, or one "
-            "for each."
+    def __init__(self, y: _Scene, levels: Levels, height: int, width: int) -> None:
+        """``height`` and ``width``: how much of the tile lies in the picture."""
+        self.signed, self.lower, self.share, self.levels = y.signed, y.lower, y.share, levels
+        self.radius = y.signed.abs()
+        inside = y.signed[:height, :width]
+        self.lowest, self.highest = inside.min().item(), inside.max().item()
+        self.largest = max(abs(self.lowest), abs(self.highest))
+        self.present = set(y.lower[:height, :width].unique().tolist())
+        self.sums = _Sums(
+            *(torch.zeros_like(y.light[:1].expand(4, -1, -1)) for _ in range(3)), torch.zeros_like(y.signed)
         )
-    if not values.isfinite().all():
-        raise ValueError(f"The {name} is NaN or infinite. Give a finite number.")
-    return values.expand(len(image))
+
+    def lies_at(self, j: int) -> bool:
+        """Whether level j is one of a pixel's two."""
+        return j in self.present or j - 1 in self.present
+
+    def is_before_all(self, j: int) -> bool:
+        return self.levels.values[j] >= self.highest + 1 and not self._concerns(j)
+
+    def is_behind_all(self, j: int) -> bool:
+        at = self.levels.values[j]
+        return at <= self.lowest - 1 and abs(at) >= self.largest and not self._concerns(j)
+
+    def _concerns(self, j: int) -> bool:
+        return self.lies_at(j) or j + 1 in self.present
+
+    def add(self, j: int, light: Tensor) -> None:
+        """Light and weight [4, h, w] that level j sends here."""
+        values = self.levels.values
+        front, level, behind = self.sums[:3]
+        nearer = (values[j] - self.signed).clamp_(-1, 1)
+        if self.lies_at(j):
+            is_lower, is_upper = self.lower == j, self.lower == j - 1
+            to_upper = self.share.pow(POWER) if self._apart(j) else 0.0
+            to_lower = (1 - self.share).pow(POWER) if self._apart(j - 1) else 0.0
+            nearer = torch.where(is_lower, nearer * to_upper, torch.where(is_upper, nearer * to_lower, nearer))
+            if j in self.present and self._apart(j):
+                self._show(j, j + 1, torch.where(is_lower, self.share.pow(POWER + 1), 0), light)
+        if j + 1 in self.present:
+            self._show(j, j + 1, torch.where(self.lower == j + 1, 1 - self.share, 0), light)
+        front.addcmul_(nearer.clamp(min=0), light)
+        level.addcmul_(1 - nearer.abs(), light)
+        behind.addcmul_(torch.where(self.radius <= abs(values[j]), (-nearer).clamp_(min=0), 0), light)
+
+    def add_own_disc(self, j: int, spread: dict[str, Tensor]) -> None:
+        """What lies behind, seen through discs of level j."""
+        if spread:
+            weight = torch.where(self.lower == j - 1, self.share, 0)
+            weight = torch.where(self.lower == j, 1 - self.share, weight)
+            self.sums.shows.addcmul_(weight, spread["shows"][0])
+            if "behind" in spread:
+                self.sums.behind.addcmul_(weight, spread["behind"])
+
+    def _show(self, j: int, upper: int, weight: Tensor, light: Tensor) -> None:
+        """Level j as what lies behind pixels at the level next above it: its own disc stands for theirs."""
+        values = self.levels.values
+        if abs(values[upper]) > 0.5:
+            weight = weight * min(1.0, values[upper] - values[j])
+            self.sums.shows.addcmul_(weight, light[3])
+            if abs(values[j]) < values[upper]:
+                self.sums.behind.addcmul_(weight, light)
+
+    def _apart(self, j: int) -> bool:
+        return 0 <= j < len(self.levels) - 1 and self.levels.values[j + 1] - self.levels.values[j] >= APART
 
 
-def _check(image: Tensor, disparity: Tensor, blur: Tensor, lens: dict[str, float]) -> None:
-    if image.ndim != 4 or image.shape[-1] != 3:
-        raise ValueError(f"The pictures have the shape {list(image.shape)}, expected [B, H, W, 3]: RGB in 0 to 1.")
-    if disparity.shape != image.shape[:3]:
-        raise ValueError(
-            f"The disparities have the shape {list(disparity.shape)}, the pictures {list(image.shape)}. Give one "
-            "disparity for each pixel of each picture."
-        )
-    for name, values in (("pictures", image), ("disparities", disparity)):
-        if not values.isfinite().all():
-            raise ValueError(f"The {name} have NaN or infinite values. Replace them, or make them again.")
-    if disparity.min() < 0 or disparity.max() > 1:
-        raise ValueError(
-            f"The disparities go from {disparity.min():.3g} to {disparity.max():.3g}, expected 0 (farthest) to 1 "
-            "(nearest). Bring them to that range."
-        )
-    for value in blur.tolist():
-        if not BLUR_MIN <= value <= BLUR_MAX:
-            raise ValueError(f"Blur {value:g} is outside 0 to 30. 0 is sharp, 30 is the strongest defocus.")
-    # Each also false for NaN.
-    if not 0 < lens["gamma"] < float("inf"):
-        raise ValueError(
-            f"Gamma {lens['gamma']:g} is not above 0. 2.2 is that of pictures; 1 blurs the values themselves."
-        )
-    if lens["blades"] not in BLADES:
-        raise ValueError(f"An aperture of {lens['blades']} blades was asked for. Use 5 to 9, or 0 for a round one.")
-    if not abs(lens["rotation"]) < float("inf"):
-        raise ValueError("The rotation is infinite or NaN. Give it in degrees.")
-    if not 0 <= lens["cats_eye"] <= 1:
-        raise ValueError(f"Cat's eye {lens['cats_eye']:g} is outside 0 (round everywhere) to 1.")
-    if not 0 <= lens["highlight"] < float("inf"):
-        raise ValueError(f"Highlight {lens['highlight']:g} is not a number from 0 (off) up. 3 makes lights glow.")
+def _cropped(light: Tensor, margin: int, side: int) -> Tensor:
+    """The cells of a tile with one more on each side."""
+    inner = slice(margin - 1, margin + side + 1)
+    return light[..., inner, inner]
+
+
+def _placed(signed: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+    """`Levels.place` by strips: its steps need several times the memory of the maps."""
+    strips = [levels.place(strip) for strip in signed.split(LARGE_TILE)]
+    lower, share = (torch.cat(parts) for parts in zip(*strips, strict=True))
+    return lower, share
+
+
+def _window(maps: Tensor, top: int, left: int, side: int) -> Tensor:
+    """A square of [..., H, W], 0 outside of it."""
+    height, width = maps.shape[-2:]
+    first = max(0, top), max(0, left)
+    last = min(height, top + side), min(width, left + side)
+    inside = maps[..., first[0] : last[0], first[1] : last[1]]
+    pad = (first[1] - left, left + side - last[1], first[0] - top, top + side - last[0])
+    return F.pad(inside, pad) if any(pad) else inside
+
+
+def _part_of(on_part: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:
+    return lambda done, parts: on_part(index * parts + done, count * parts)

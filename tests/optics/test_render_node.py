@@ -159,7 +159,9 @@ def test_progress_is_told_and_an_interrupt_stops_it(monkeypatch):
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", on_progress)
     stop_after = None
     run(image, depth, blurs="0, 10, 30")
-    assert steps == [(100, 300), (200, 300), (300, 300)]
+    assert steps == sorted(steps)
+    assert len(steps) > 20
+    assert steps[-1] == (300, 300)
     steps.clear()
     stop_after = 2
     with pytest.raises(comfy.model_management.InterruptProcessingException):

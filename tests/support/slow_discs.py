@@ -17,14 +17,12 @@ def distance(y: np.ndarray, x: np.ndarray, blades: int, rotation: float) -> np.n
     return np.max([x * math.cos(a) + y * math.sin(a) for a in normals], axis=0) / apothem
 
 
-def rendered_slowly(image, disparity, focus, blur, gamma=2.2, blades=0, rotation=0.0, cats_eye=0.0, highlight=0.0):
-    """The equations of `optics.render` for one picture [H, W, 3] in float64; settings as for `render_depth`."""
+def rendered_slowly(image, disparity, focus, blur, gamma=2.2, blades=0, rotation=0.0, cats_eye=0.0):
+    """The equations of `optics.exact` for one picture [H, W, 3] in float64; settings as for `render_exactly`."""
     height, width = disparity.shape
     signed = blur * (disparity.astype(np.float64) - focus) * min(height, width) / 512
     radius = np.abs(signed)
     light = image.astype(np.float64) ** gamma
-    c = highlight / (1 + highlight)
-    light = light / (1 - c * light.max(-1, keepdims=True))
     reach = math.ceil((radius.max() + 0.5) * 1.2)
     y, x = np.mgrid[:height, :width]
     shift_y, shift_x = y - (height - 1) / 2, x - (width - 1) / 2
@@ -60,8 +58,7 @@ def rendered_slowly(image, disparity, focus, blur, gamma=2.2, blades=0, rotation
     shows = np.where(behind[..., 3] > 0, shows, 0)[..., None]
     back = shows * behind / np.maximum(behind[..., 3:], 1e-300)
     mixed = front + (1 - front[..., 3:]) * (level + back) / (level[..., 3:] + shows)
-    mixed = mixed[..., :3] / (1 + c * mixed[..., :3].max(-1, keepdims=True))
-    return np.clip(mixed, 0, 1) ** (1 / gamma)
+    return np.clip(mixed[..., :3], 0, 1) ** (1 / gamma)
 
 
 def layers_slowly(colours, alphas, radii):
