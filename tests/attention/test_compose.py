@@ -15,10 +15,11 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from flux import NEWER_FIELDS, build_flux, relative_error, sample
+from flux import build_flux, relative_error, sample
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
+from bokeh.host import FLUX_FIELDS
 
 SIGMAS = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
 SWEEP = Plan((3.0, 15.0, 27.0), Pivot(15.0, 0.5), one_scene=True)
@@ -108,7 +109,7 @@ def test_flux_controlnet_reaches_every_row_and_its_own_blocks_stay_plain(golden,
         patch_size=2,
         qkv_bias=True,
         guidance_embed=True,
-        **NEWER_FIELDS,
+        **FLUX_FIELDS,
     )
     network.main_model_double, network.main_model_single = 2, 3
     generator = torch.Generator().manual_seed(2)

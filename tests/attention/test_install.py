@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 
 import comfy.ldm.flux.layers as layers
-import comfy.model_management
-import comfy.model_patcher
-import comfy.supported_models
 import pytest
 import torch
 from adapters import official_tensors
 from comfy.ldm.flux.math import apply_rope
 from comfy.patcher_extension import CallbacksMP
+from families import build_sdxl
 from flux import Golden, build_flux, relative_error, run_node, sample
+from unet import build_unet
 
 from bokeh.attention.install import install, uninstall
 from bokeh.attention.module import adapter_patcher
@@ -38,44 +37,9 @@ def refusal(model, adapter) -> str:
     return str(error.value)
 
 
-def unet_model(config_class, unet_config):
-    config = config_class(unet_config)
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, device=torch.device("cpu"))
-    device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
-
-
-UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 32,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "num_head_channels": 16,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": True,
-    "context_dim": 32,
-    "legacy": False,
-    "use_temporal_attention": False,
-    "dtype": torch.float32,
-}
-
-
-@pytest.mark.parametrize(
-    ("config_class", "extra", "name"),
-    [
-        (comfy.supported_models.SD15, {}, "BaseModel (UNetModel)"),
-        (comfy.supported_models.SDXL, {"adm_in_channels": 2816, "num_classes": "sequential"}, "SDXL (UNetModel)"),
-    ],
-)
-def test_other_models_are_refused_by_name(config_class, extra, name):
-    model = unet_model(config_class, UNET | extra)
-    assert refusal(model, adapter_for()) == (
+@pytest.mark.parametrize(("build", "name"), [(build_unet, "BaseModel (UNetModel)"), (build_sdxl, "SDXL (UNetModel)")])
+def test_other_models_are_refused_by_name(build, name):
+    assert refusal(build(), adapter_for()) == (
         'The adapter portrait.safetensors is made for models of the family "flux", but this model is '
         f'{name} of the family "unet" (Stable Diffusion 1.5, SDXL). Use the adapter that was trained for this model. '
         "Where there is none: words (Bokeh Words) and slider LoRAs (Bokeh LoRA) change the blur of any model without "

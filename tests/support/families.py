@@ -9,10 +9,11 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models as supported
 import torch
-from flux import NEWER_FIELDS, build_flux, sample
-from unet import CONFIG, build_unet
+from flux import build_flux, sample
+from unet import build_unet
 
 from bokeh.attention.install import network_places
+from bokeh.host import FLUX_FIELDS
 from bokeh.weights.format import Adapter, build_adapter
 
 CONTEXT = 24
@@ -68,30 +69,17 @@ def dit(kind: str, **config) -> Callable:
 
 
 def build_sdxl(seed: int = 0):
-    sizes = CONFIG | {
-        "transformer_depth": [0, 2],
-        "transformer_depth_output": [0, 0, 2, 2],
-        "transformer_depth_middle": 3,
-        "use_linear_in_transformer": True,
-        "num_head_channels": 16,
-        "num_heads": -1,
-        "adm_in_channels": 2816,
-        "num_classes": "sequential",
-    }
-    settings = supported.SDXL(sizes)
-    settings.set_inference_dtype(torch.float32, None)
-    model = settings.get_model({}, device=comfy.model_management.unet_offload_device())
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.diffusion_model.state_dict().items():
-        noise = torch.randn(weight.shape, generator=generator)
-        weight.copy_(
-            noise / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.1 * noise + float(name.endswith("weight"))
-        )
-    model.eval()
-    return comfy.model_patcher.ModelPatcher(
-        model,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
+    return build_unet(
+        seed,
+        kind=supported.SDXL,
+        transformer_depth=[0, 2],
+        transformer_depth_output=[0, 0, 2, 2],
+        transformer_depth_middle=3,
+        use_linear_in_transformer=True,
+        num_head_channels=16,
+        num_heads=-1,
+        adm_in_channels=2816,
+        num_classes="sequential",
     )
 
 
@@ -247,7 +235,7 @@ KINDS = {
             ops_bias=False,
             default_ref_method="index",
             ref_index_scale=10.0,
-            **NEWER_FIELDS,
+            **FLUX_FIELDS,
         ),
         (128, 8, 8),
         list(range(5)),

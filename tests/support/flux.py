@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import comfy.ldm.flux.model
 import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
@@ -15,10 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
+from bokeh.host import FLUX_FIELDS
 
-# FLUX fields that newer hosts require and older ones do not know.
-NEWER_FIELDS = {"txt_ids_dims": []} if "txt_ids_dims" in comfy.ldm.flux.model.FluxParams.__dataclass_fields__ else {}
+GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 
 
 def build_flux(
@@ -46,7 +44,7 @@ def build_flux(
             "qkv_bias": True,
             "guidance_embed": sizes["guidance_embeds"],
             "dtype": dtype,
-            **NEWER_FIELDS,
+            **FLUX_FIELDS,
         }
     )
     config.set_inference_dtype(dtype, None)

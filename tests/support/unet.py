@@ -27,9 +27,9 @@ CONFIG = {
 }
 
 
-def build_unet(seed: int = 0, dtype: torch.dtype = torch.float32, **sizes):
+def build_unet(seed: int = 0, dtype: torch.dtype = torch.float32, kind=comfy.supported_models.SD15, **sizes):
     """A MODEL with random weights; noise prediction, 4 latent channels, prompts of width ``CONTEXT``."""
-    config = comfy.supported_models.SD15(CONFIG | {"dtype": dtype} | sizes)
+    config = kind(CONFIG | {"dtype": dtype} | sizes)
     config.set_inference_dtype(dtype, None)
     device = comfy.model_management.unet_offload_device()
     model = config.get_model({}, device=device)
