@@ -65,6 +65,16 @@ _load_host()
 _load_pack()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which tests share a worker: those of the page one server, all other server tests the other, else each file its
+    models."""
+    for item in items:
+        name = item.path.name
+        if item.get_closest_marker("server"):
+            name = "page" if item.path.parent.name == "web" else "server"
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session")
 def adapters_folder() -> Path:
     """The host's models/bokeh_adapters, with the golden adapters in it (``all_blocks/model.safetensors``, ...)."""

@@ -5,6 +5,7 @@ Standard library only. The linter's and pytest's caches go to the cache folder, 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,12 +30,17 @@ def main(arguments: list[str]) -> int:
     except FileNotFoundError as error:
         print(f"{error}\nThe tests that need it will fail.", file=sys.stderr)
 
+    # All tests in two workers, each with servers of its own; single ones without, where a debugger can reach them.
+    workers = arguments or ["-n", "2", "--dist", "loadgroup"]
+    if not arguments:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+
     def run(*command: str) -> int:
         return subprocess.run([str(host.python), "-m", *command], cwd=CHECKOUT, env=environment).returncode
 
     unclean = [words for words in (("check",), ("format", "--check")) if run("ruff", *words, ".")]
     sys.stdout.flush()
-    code = run("pytest", "-o", f"cache_dir={host.folder / 'pytest'}", *arguments)
+    code = run("pytest", "-o", f"cache_dir={host.folder / 'pytest'}", *workers)
     for words in unclean:
         print(f"'ruff {' '.join(words)} .' found something: see above the tests.", file=sys.stderr)
     return code or (1 if unclean else 0)

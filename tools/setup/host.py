@@ -48,7 +48,14 @@ NOT_NEEDED = ("comfyui-workflow-templates",)
 # The host imports it without listing it.
 UNLISTED = ("requests",)
 # ruff is exact because each release may format differently.
-TEST_REQUIREMENTS = ("accelerate>=1.0", "pytest>=8", "ruff==0.17.6", "playwright>=1.49", "torchmetrics>=1.2")
+TEST_REQUIREMENTS = (
+    "accelerate>=1.0",
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "ruff==0.17.6",
+    "playwright>=1.49",
+    "torchmetrics>=1.2",
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
