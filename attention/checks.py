@@ -17,8 +17,8 @@ def check_pivot_latent(plan: Plan, noise: Tensor) -> None:
     latent = plan.pivot.given if plan.pivot is not None else None
     if latent is not None and latent.shape[1:] != noise.shape[1:]:
         raise ValueError(
-            f"The pivot's latent is {_shape(latent)} (channels x height x width), but the graph samples "
-            f"{_shape(noise)}. Encode the pivot's picture at the size of the latent that goes into the sampler."
+            f"The pivot's latent is {sides_of(latent)} (channels x height x width), but the graph samples "
+            f"{sides_of(noise)}. Encode the pivot's picture at the size of the latent that goes into the sampler."
         )
 
 
@@ -80,5 +80,6 @@ def _name(thing: Any) -> str:
     return f"{module.rpartition('.')[2]}.{named.__qualname__}" if module != "builtins" else named.__qualname__
 
 
-def _shape(latent: Tensor) -> str:
+def sides_of(latent: Tensor) -> str:
+    """A latent's channels, height and width as a sentence writes them."""
     return " x ".join(str(side) for side in latent.shape[1:])

@@ -27,6 +27,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .checks import sides_of
 from .install import KEY
 from .rows import Trajectory
 
@@ -63,8 +64,8 @@ class InvertedNoise:
         latent = input_latent["samples"]
         if latent.shape[1:] != self.noise.shape[1:]:
             raise ValueError(
-                f"The inverted noise is {_shape(self.noise)} (channels x height x width), but the latent that is "
-                f"being sampled is {_shape(latent)}. Sample a latent of the size that was inverted."
+                f"The inverted noise is {sides_of(self.noise)} (channels x height x width), but the latent that is "
+                f"being sampled is {sides_of(latent)}. Sample a latent of the size that was inverted."
             )
         if self.needs_picture and not latent.any():
             raise ValueError(
@@ -243,7 +244,7 @@ def _check_pictures(model, pictures: Tensor) -> None:
     channels = model.get_model_object("latent_format").latent_channels
     if pictures.ndim != 4 or pictures.shape[1] != channels:
         raise ValueError(
-            f"The latent is {_shape(pictures)} (channels x height x width), but this model's pictures have {channels} "
+            f"The latent is {sides_of(pictures)} (channels x height x width), but this model's pictures have {channels} "
             "channels. Encode the picture with the VAE that belongs to the model."
         )
     if not torch.isfinite(pictures).all():
@@ -261,7 +262,3 @@ def _check_sigmas(sigmas: Tensor) -> None:
             f"The sigmas are [{listed}], expected at least two that fall from at most 1 to 0. Connect "
             "BasicScheduler, the same that goes into the sampler."
         )
-
-
-def _shape(latent: Tensor) -> str:
-    return " x ".join(str(side) for side in latent.shape[1:])
