@@ -7,7 +7,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from page import HostPage, chromium
+from layout import boxes, faults
+from page import RENDERERS, HostPage, chromium
 from PIL import Image
 from places import WORKFLOWS
 
@@ -40,6 +41,23 @@ def model_files(server):
 @pytest.mark.server
 @pytest.mark.browser
 @pytest.mark.usefixtures("model_files")
+@pytest.mark.parametrize("renderer", RENDERERS)
+def test_nothing_overlaps_and_no_node_leaves_its_group(renderer, browser, server):
+    # Older pages scatter the nodes that they draw themselves while they fit a graph to the window.
+    settings = {**RENDERERS[renderer], "Comfy.EnableWorkflowViewRestore": renderer == "canvas"}
+    with HostPage(browser, server, settings, viewport={"width": 1440, "height": 900}) as page:
+        for path in EXAMPLES:
+            page.load(path)
+            page.page.wait_for_timeout(1500)
+            assert faults(*boxes(page, renderer == "vue")) == [], path.stem
+            if renderer == "canvas":
+                # All of it is in the window, and words can be read: below 0.5 the page leaves them out.
+                assert page.page.evaluate("window.app.canvas.ds.scale") > 0.55, path.stem
+
+
+@pytest.mark.server
+@pytest.mark.browser
+@pytest.mark.usefixtures("model_files")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_loads_in_the_page_and_passes_the_servers_validation(path, browser, server):
     with HostPage(browser, server) as page:
@@ -65,9 +83,11 @@ def test_is_arranged_for_people(path):
     workflow = json.loads(path.read_text(encoding="utf-8"))
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         assert thumbnail.format == "JPEG"
-        assert min(thumbnail.size) > 200
+        assert thumbnail.width == thumbnail.height > 500
     assert [node["type"] for node in workflow["nodes"]].count("MarkdownNote") == 1
     assert workflow["groups"]
+    # The page itself fits the graph to the window then.
+    assert "ds" not in workflow["extra"]
     boxes = [(*node["pos"], *node["size"]) for node in workflow["nodes"]]
     for x, y, width, height in boxes:
         overlapping = [other for other in boxes if x < other[0] < x + width and y < other[1] < y + height]

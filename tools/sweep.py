@@ -274,7 +274,7 @@ def run_and_stay(options: argparse.Namespace, server: HostProcess, graph: Graph,
     if options.once:
         return 0
     print(f"The page: {server.url}   (Ctrl-C stops the server)")
-    print("To go on by hand: in the page, Workflow > Browse Templates > the pack's name > demo_sweep.", flush=True)
+    print("To go on by hand: in the page, Workflow > Browse Templates > Bokeh > 1 Blur sweep.", flush=True)
     try:
         code = server.wait()
     except KeyboardInterrupt:

@@ -25,7 +25,12 @@ ARGUMENTS = (
     "--disable-sync",
 )
 # Otherwise the template gallery (on a first visit) and the map lie over the graph.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.EnableTooltips": False, "Comfy.Minimap.Visible": False}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.EnableTooltips": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.EnableWorkflowViewRestore": True,
+}
 
 # The page draws nodes in two ways, and an extension must work in both.
 RENDERERS = {"canvas": {"Comfy.VueNodes.Enabled": False}, "vue": {"Comfy.VueNodes.Enabled": True}}
