@@ -122,6 +122,19 @@ def test_the_errors_that_help_pages_quote_are_the_pack_s():
             assert any(re.search("(?s)" + ".*".join(pieces), text) for text in known), (id, quote)
 
 
+def test_the_readme_is_read_in_a_few_minutes():
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 1200
+    assert "A demonstration at 128 px" in text
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (CHECKOUT / link).is_file(), link
+
+
+def test_the_page_loads_few_scripts():
+    """Unminified, all together: at most 120 kB."""
+    assert sum(file.stat().st_size for file in (CHECKOUT / "web").rglob("*.js")) <= 120_000
+
+
 @pytest.mark.server
 def test_the_server_hands_out_the_names_of_types_and_templates(server: HostServer):
     assert MAIN["templateWorkflows"]["category"].keys() == server.client.get("/workflow_templates").keys()
