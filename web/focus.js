@@ -2,10 +2,11 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { passToCanvas } from "./lib/canvas.js";
+import { passToCanvas, settle } from "./lib/canvas.js";
+import { element } from "./lib/dom.js";
 import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
 import { FocusView } from "./lib/focus_view.js";
-import { after, followOutputs } from "./lib/outputs.js";
+import { after, followOutputs, locator } from "./lib/outputs.js";
 
 const NODE = "BokehFocus";
 const FIRST_WIDTH = 420;
@@ -37,9 +38,10 @@ function addFocus(node) {
   const read = () => Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
   const view = new FocusView({ read, write: (changes) => write(node, changes), mayStart: () => !app.canvas.read_only });
   // The page lets a node's content with this class grow with the node.
-  view.element.classList.add("widget-expands");
+  const place = element("div", { className: "widget-expands" }, view.element);
+  place.style.height = "100%";
   passToCanvas(view.element);
-  const widget = node.addDOMWidget("focus view", "bokeh_focus_view", view.element, {
+  const widget = node.addDOMWidget("focus view", "bokeh_focus_view", place, {
     hideOnZoom: false,
     serialize: false,
     getMinHeight: () => MIN_HEIGHT,
@@ -71,6 +73,7 @@ function addFocus(node) {
     }
   };
   const check = () => {
+    settle(locator(node), place, view.element);
     load();
     const now = JSON.stringify(read());
     if (now !== seen) view.refresh();
@@ -79,7 +82,7 @@ function addFocus(node) {
   followOutputs(node, ({ bokeh_focus: [newest] = [] }) => {
     if (!newest) return false;
     run = newest;
-    check();
+    load();
     return true;
   });
   after(node, "onAdded", () => nodes.set(node, check));

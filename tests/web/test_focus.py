@@ -170,6 +170,8 @@ def test_the_ring_turns_the_aperture_by_mouse_and_keys(page, scene):
     assert np.ptp(closed[8:30, 100:180, 0]) > 150
     focus.undo()
     focus.expect_value("f_number", 1.6)
+    # Vue nodes go on showing the element of the node that undo has replaced.
+    expect(focus.ring).to_have_attribute("aria-valuetext", "f/1.6")
     box = focus.ring.bounding_box()
     focus.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     focus.page.mouse.down()

@@ -15,3 +15,16 @@ export function passToCanvas(element) {
   };
   for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddle);
 }
+
+/** The place on screen of each node, by the node's locator. */
+const places = new Map();
+
+/**
+ * Keep a node's content where it is seen. Vue nodes go on showing the element of a node that undo has replaced by a
+ * copy of itself; the copy's content moves in there. To be called now and then.
+ */
+export function settle(locator, place, content) {
+  if (place.isConnected) places.set(locator, place);
+  const seen = places.get(locator);
+  if (seen?.isConnected && content.parentNode !== seen) seen.replaceChildren(content);
+}

@@ -10,6 +10,8 @@ const STEP_EM = 1.5;
 const KEY_STEP = 0.01;
 const FINE_KEY_STEP = 0.001;
 const SAID_MS = 3500;
+// A key that was let go elsewhere has ended by then.
+const KEY_MS = 600;
 const EMPTY = "Connect a Load Image to see its picture here, or queue the graph once.";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -25,6 +27,7 @@ export class FocusView {
   #sayTimer = 0;
   #ringFrom = 0;
   #ringKey = "";
+  #keyTimer = 0;
 
   /**
    * @param {() => object} read the values of the node's widgets
@@ -242,6 +245,7 @@ export class FocusView {
   }
 
   #commit() {
+    clearTimeout(this.#keyTimer);
     const before = this.read();
     const changes = Object.fromEntries(Object.entries(this.#changes).filter(([name, value]) => before[name] !== value));
     this.#changes = {};
@@ -277,6 +281,8 @@ export class FocusView {
     // The page would move the selected node or scroll.
     event.preventDefault();
     event.stopPropagation();
+    clearTimeout(this.#keyTimer);
+    this.#keyTimer = setTimeout(() => this.#commit(), KEY_MS);
   }
 
   #say(text) {

@@ -16,7 +16,7 @@ const foreign = new Set();
 const rootGraph = () => app.rootGraph ?? app.graph;
 
 /** The node's id as the page's table of outputs has it. */
-function locator(node) {
+export function locator(node) {
   return node.graph === rootGraph() ? String(node.id) : `${node.graph.id}:${node.id}`;
 }
 
