@@ -135,7 +135,7 @@ def _read(place: Path, size: int) -> tuple[list[Row], list[str]]:
     if place.is_file():
         return read_manifest(place, size, on_progress), []
     scan = scan_folder(place, ScanOptions())
-    skipped = [f"Skipped: {count}, {reason}" for reason, count in scan.skipped.most_common()]
+    skipped = scan.skipped.lines()
     if not scan.rows:
         raise ValueError("\n".join([f"No picture of {place} can be used. Mend what was skipped:", *skipped]))
     return check_rows(scan.rows, place, size, on_progress), skipped

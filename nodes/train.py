@@ -14,8 +14,9 @@ from ..files import plain_name
 from ..training.pictures import Dataset
 from ..training.recipe import Recipe
 from ..training.session import Parts, Session
+from ..training.start import timestep_mean
 from ..training.trainer import Progress
-from .schema import ADAPTER, PAIRS, schema, without_places
+from .schema import ADAPTER, PAIRS, schema, validation, without_places
 
 _FOLDER = "bokeh_training"
 _GROUP = 4
@@ -42,7 +43,8 @@ class BokehTrainAdapter(io.ComfyNode):
                     "name",
                     default="my_adapter",
                     tooltip="Name of the run: its checkpoint and best adapter lie in output/bokeh_training under it. "
-                    "A run of that name and the same settings is gone on with; with other settings it is refused.",
+                    "A run of that name, on the same pictures and with the same settings, is gone on with; "
+                    "with others it is refused.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -105,6 +107,10 @@ class BokehTrainAdapter(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        return validation(_run_folder, name)
+
+    @classmethod
     @without_places
     def execute(
         cls,
@@ -120,18 +126,18 @@ class BokehTrainAdapter(io.ComfyNode):
         seed: int,
         show_every: int,
     ) -> io.NodeOutput:
+        folder = _run_folder(name)
         recipe = Recipe(
             seed=seed,
             batch=batch,
             per_scene=max(size for size in range(1, _GROUP + 1) if batch % size == 0),
             rank=rank,
             learning_rate=learning_rate,
-            # As many trained steps at a noise level as the sampler makes there.
-            timestep_mean=getattr(model.get_model_object("model_sampling"), "shift", Recipe.timestep_mean),
+            timestep_mean=timestep_mean(model),
             # A model that is small beside any memory learns a third faster when it keeps its activations.
             checkpointing=model.model_size() > _SMALL,
         )
-        session = Session(Parts(model, clip, vae), pairs, recipe, _run_folder(name))
+        session = Session(Parts(model, clip, vae), pairs, recipe, folder)
         bar = ProgressBar(steps)
 
         def show(progress: Progress, picture: torch.Tensor | None) -> None:

@@ -51,8 +51,8 @@ def make(options: argparse.Namespace) -> int:
         _ask if options.ask else None,
     )
     rows = scan.rows
-    for reason, count in scan.skipped.most_common():
-        print(f"Skipped: {count}, {reason}")
+    for line in scan.skipped.lines():
+        print(line)
     if not rows:
         print("No picture is left, so no manifest was written.", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,25 @@ from ..files import whole_file
 from ..weights.files import write_failure
 
 FORMAT = "comfyui-bokeh-training"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Relative. A VAE in bfloat16 is off by half of it.
+NEAR = 0.02
 # Weights that identify a FLUX and that LoRAs leave alone.
 _MARKS = ("img_in.weight", "txt_in.weight", "final_layer.linear.weight")
 
 
 class TrainingError(ValueError):
     """Why training cannot start or go on: what came, what was expected, what to do."""
+
+
+def check_writable(folder: Path) -> None:
+    """Raise TrainingError when no file can be made in a folder; it is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TrainingError(f"{folder}: {write_failure(error)}") from error
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
@@ -69,6 +82,18 @@ def check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], wha
             f"{path}: was made with another {what}: {changes}. Go on with the {what} of the checkpoint, or choose "
             "another name to start anew."
         )
+
+
+def check_near(path: Path, saved: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> None:
+    """Raise TrainingError naming what of ``now`` is farther from ``saved`` than two devices compute apart."""
+    for name, tensor in now.items():
+        there = saved.get(name)
+        same = there is not None and there.shape == tensor.shape
+        if not same or not (there - tensor).norm() <= NEAR * tensor.norm():
+            raise TrainingError(
+                f"{path}: was made with another {name}. Go on with the {name} of the checkpoint, or choose another "
+                "name to start anew."
+            )
 
 
 def fingerprint(network: nn.Module) -> dict[str, str]:

@@ -10,6 +10,7 @@ Names may have folders; a depth map or mask may also be called NAME_00001_.png, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,6 +32,23 @@ LENS_VALUES = {
     "f_number": "f-number",
     "focus_distance": "subject distance in m",
     "sensor_width": "sensor width in mm",
+}
+# How many pictures a line about skipped ones names.
+NAMED = 3
+# Folders that systems and programs keep beside a person's own: thumbnails, previews, what was deleted.
+_FOREIGN = {
+    "@eadir",
+    "@recycle",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "__macosx",
+    "_thumbs",
+    "thumbs",
+    "thumbnails",
+    "lost+found",
+    "system volume information",
 }
 _COUNTER = re.compile(r"_\d{5}_?$")
 
@@ -56,11 +74,30 @@ class ScanOptions:
     lens: Mapping[str, float] = field(default_factory=dict)
 
 
+class Skips(Counter[str]):
+    """Why how many pictures were skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self[reason] += 1
+        self._names.setdefault(reason, []).append(name)
+
+    def lines(self) -> list[str]:
+        """One for each reason, the most frequent first, with the first pictures."""
+        return [
+            f"Skipped: {count}, {reason}: {', '.join(self._names[reason][:NAMED])}{', ...' if count > NAMED else ''}"
+            for reason, count in self.most_common()
+        ]
+
+
 class Scan(NamedTuple):
-    """Rows for a manifest in the scanned folder, and why how many pictures were skipped."""
+    """Rows for a manifest in the scanned folder, and what was skipped."""
 
     rows: list[dict[str, object]]
-    skipped: Counter[str]
+    skipped: Skips
 
 
 class _Skip(Exception):
@@ -81,7 +118,7 @@ def scan_folder(folder: Path, options: ScanOptions, ask: Ask | None = None) -> S
         )
     depths = _by_name(folder / DEPTH, PICTURE_ENDINGS + ARRAY_ENDINGS)
     masks = _by_name(folder / MASKS, PICTURE_ENDINGS)
-    rows, skipped = [], Counter()
+    rows, skipped = [], Skips()
     for paths, describe in (
         (sharp, lambda path: _sharp_row(path, folder, depths, masks, options)),
         (wild, lambda path: {"blur": _blur(path, options.lens, ask)}),
@@ -91,7 +128,7 @@ def scan_folder(folder: Path, options: ScanOptions, ask: Ask | None = None) -> S
                 row = {"picture": path.relative_to(folder).as_posix(), "caption": _caption(path, options)}
                 rows.append(row | describe(path))
             except _Skip as reason:
-                skipped[str(reason)] += 1
+                skipped.add(str(reason), path.relative_to(folder).as_posix())
     return Scan(rows, skipped)
 
 
@@ -160,12 +197,14 @@ def _caption(path: Path, options: ScanOptions) -> str:
 
 
 def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Files below a folder, sorted so that every machine finds the same rows; none where there is no folder."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file()
-    )
+    """Files below a folder, sorted so that every machine finds the same rows; none where there is no folder. What is
+    hidden, or lies in a hidden folder or one that is not a person's own, is left out."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name.lower() not in _FOREIGN]
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in endings and path.is_file()]
+    return sorted(found)
 
 
 def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[Path, Path]:

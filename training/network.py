@@ -28,6 +28,7 @@ from ..attention.install import adapt, block_places, compute_dtype
 from ..attention.module import AdapterModule
 from ..host import training
 from ..weights.format import Adapter
+from .checkpoint import TrainingError
 from .recipe import Unit
 
 
@@ -144,6 +145,43 @@ class Network:
             )
         return (x - denoised) / sigmas[:, None, None, None]
 
+    @contextmanager
+    def cuts(self) -> Iterator[list[str]]:
+        """The names of the modules through which no gradient passes, as they run. A kernel without a backward pass may
+        say nothing, and what goes round it (the residual stream, the adapter) hides that later."""
+        found: list[str] = []
+        network = self.clone.model.diffusion_model
+
+        def watch(name: str):
+            def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+                into = any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
+                if into and "forward" in vars(module):
+                    output = type(module).forward(module, *inputs)
+                if into and isinstance(output, Tensor) and not output.requires_grad:
+                    found.append(name)
+
+            return hook
+
+        with ExitStack() as stack:
+            for name, module in network.named_modules():
+                if not any(module.children()):
+                    stack.callback(module.register_forward_hook(watch(name)).remove)
+            yield found
+
+    def refusal(self, why: str) -> TrainingError:
+        """That this model cannot be trained on, with the kinds of its weights, which are what it usually is about."""
+        kinds = {
+            " ".join(
+                filter(None, (type(weight).__name__.replace("Parameter", ""), str(weight.dtype).rpartition(".")[2]))
+            )
+            for weight in self.clone.model.diffusion_model.parameters()
+        }
+        return TrainingError(
+            f"This model cannot be trained on: {why}. Its weights are of the kinds {', '.join(sorted(kinds))}. Load "
+            "the same model from a bf16, fp16 or fp8 file with Load Diffusion Model, and connect the text encoder and "
+            "the VAE that belong to it."
+        )
+
     def _grounding(self, pivots: tuple[int, ...]) -> Grounding | None:
         targets = [row for row, pivot in enumerate(pivots) if pivot != row]
         if not targets:
@@ -170,7 +208,10 @@ class Network:
         try:
             with torch.inference_mode(False):
                 for members, name, tensor in kept:
-                    members[name] = _outside_inference(tensor)
+                    try:
+                        members[name] = _outside_inference(tensor)
+                    except (RuntimeError, TypeError, NotImplementedError) as error:
+                        raise self.refusal(f"its weight {name} cannot be had with gradients") from error
             yield
         finally:
             # Before the model leaves its device, so that nothing is moved that is dropped, and after, because the host
@@ -237,6 +278,11 @@ def _attention(func, q: Tensor, *args, **kwargs) -> Tensor:
 
 def _outside_inference(tensor: Tensor) -> Tensor:
     """The same numbers in the same memory, so that every kernel does with them what it did before."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, context = tensor.__tensor_flatten__()
+        parts = {name: _outside_inference(getattr(tensor, name)) for name in names}
+        made = type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())
+        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
     plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     # Of the same class and with the same attributes: quantised weights carry their kind and shape in them.

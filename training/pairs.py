@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..optics.render import render_depth
 from ..sweep.values import BLUR_MAX
-from .pictures import Pictures
+from .pictures import Identity, Pictures
 from .rows import DepthMap, Row, open_picture
 
 STEP = 16
@@ -69,7 +69,7 @@ class ManifestPairs:
             raise ValueError(f"The training size is {size} px, expected a multiple of {STEP}. Use 512, for example.")
         if not 0 <= held_out <= 0.5:
             raise ValueError(f"The held-out share is {held_out:g}, expected 0 to 0.5. Use 0.05, for example.")
-        self.size, self.keep_aspect, self.device = size, keep_aspect, device
+        self.size, self.keep_aspect, self.held_out, self.device = size, keep_aspect, held_out, device
         # Held out kind by kind, so that a few photos among thousands of groups have a held-out part too.
         self._grouped = _split([row for row in rows if row.depth], held_out)
         self._photos = _split([row for row in rows if not row.depth], held_out)
@@ -106,6 +106,19 @@ class ManifestPairs:
             images.append(drawn)
             blurs.append(shown)
         return Pictures(torch.cat(images), [row.caption for row in chosen], torch.cat(blurs))
+
+    def identity(self) -> Identity:
+        """Of everything that settles what is drawn: the files' contents, the captions and the settings. Not of where
+        they lie."""
+        kept = [row for parts in (self._grouped, self._photos) for part in parts.values() for row in part]
+        shown = [(row.name, row.digest, row.blur, row.depth and row.depth.settings) for row in kept]
+        return {
+            "pictures": _digest(shown),
+            "captions": _digest([row.caption for row in kept]),
+            "size": self.size,
+            "keep_aspect": self.keep_aspect,
+            "held_out": self.held_out,
+        }
 
     def shape(self, row: Row) -> tuple[int, int]:
         """Height and width in px of a row's pictures when they are drawn."""
@@ -184,6 +197,10 @@ def _split(rows: Iterable[Row], share: float) -> dict[bool, list[Row]]:
         order = sorted(places, key=places.get)
         held_out = (held_out | {order[0]}) - {order[-1]}
     return {kept: [row for row in rows if (row.name in held_out) == kept] for kept in (False, True)}
+
+
+def _digest(values: list) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _place_of(name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,6 +23,11 @@ class Pictures(NamedTuple):
     blurs: Tensor
 
 
+# What tells one source from another. Tensors need only be near each other: another device computes them a little
+# differently.
+Identity = Mapping[str, "str | int | float | bool | Tensor"]
+
+
 class Dataset(Protocol):
     """Where pictures come from. ``groups``: one scene can be drawn at several blurs; ``singles``: scenes can be
     drawn once."""
@@ -34,6 +40,9 @@ class Dataset(Protocol):
 
         ``held_out`` draws from the part that is kept for measuring, if the dataset has one.
         """
+
+    def identity(self) -> Identity:
+        """What is another as soon as a generator may draw other pictures or captions; no tensors."""
 
 
 class Draw(NamedTuple):
@@ -63,3 +72,6 @@ class Source(Protocol):
 
     def empty(self, length: int) -> tuple[Tensor, Tensor | None]:
         """The empty caption: tokens [L, D], L = ``length`` as far as the text encoder can, and pooled text [P]."""
+
+    def identity(self) -> Identity:
+        """As ``Dataset.identity``, and what latents and texts are made with."""

@@ -24,6 +24,9 @@ from torch import Tensor
 from ..attention.equations import NO_ANNOTATION, annotation
 from .pictures import Source
 
+# Below it nothing changes in float32.
+SMALLEST = 1e-12
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -84,8 +87,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate", "per_scene", "rank", "context_dim", "hidden_dim", "held_out_units"):
-            if getattr(self, name) < 1:
+            # Also false for NaN, here and below.
+            if not (getattr(self, name) >= 1 and getattr(self, name) == int(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}. Choose a whole number of at least 1.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError("The seed is outside 0 to 2**64 - 1. Choose another one.")
         if self.batch % self.per_scene:
             raise ValueError(
                 f"A batch of {self.batch} pictures cannot be made of groups of {self.per_scene}. Choose a batch "
@@ -99,6 +105,13 @@ class Recipe:
         for name in ("learning_rate", "timestep_std", "gradient_clip"):
             if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"{name} is {getattr(self, name)}. Choose a number greater than 0.")
+            if getattr(self, name) < SMALLEST:
+                raise ValueError(f"{name} is {getattr(self, name)}. Choose a number of at least {SMALLEST:g}.")
+        for name in ("weight_decay", "warmup", "guidance"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}. Choose a number from 0 up.")
+        if not math.isfinite(self.timestep_mean):
+            raise ValueError(f"timestep_mean is {self.timestep_mean}. Choose a finite number, such as 0.6.")
 
     def identity(self, processes: int) -> dict[str, object]:
         """What must be equal for a run to go on from a checkpoint; processes only divide the batch among them."""

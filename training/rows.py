@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -42,6 +43,11 @@ class DepthMap:
     metric: bool
     focus: float
 
+    @property
+    def settings(self) -> tuple[bool, bool, float]:
+        """How the file is read."""
+        return self.near_is_bright, self.metric, self.focus
+
     def disparity(self) -> np.ndarray:
         """[H, W] float32, 0 = farthest, 1 = nearest. Raises DepthError."""
         return to_disparity(read_depth(self.path), self.near_is_bright, self.metric)
@@ -56,6 +62,7 @@ class Row:
         name: the picture as the manifest writes it, with forward slashes.
         width, height: of the picture the right way up, in px.
         subject: left, top, right and bottom of what has to stay in a crop, as parts of the picture, 0..1.
+        digest: of the contents of the row's files.
     """
 
     number: int
@@ -67,6 +74,7 @@ class Row:
     subject: tuple[float, float, float, float]
     depth: DepthMap | None = None
     blur: float | None = None
+    digest: str = ""
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -119,6 +127,7 @@ class RowCheck:
             subject=subject or (0.0, 0.0, 1.0, 1.0),
             depth=depth,
             blur=None if depth else float(values["blur"]),
+            digest=_digest(paths.values()),
         )
 
     def _parsed(self) -> Mapping[str, object] | None:
@@ -268,6 +277,16 @@ class RowCheck:
                 f'"{key}" {values[key]} is {width} x {height} px, another shape than the picture of {picture[0]} x '
                 f"{picture[1]} px (the right way up). Make it from this very picture"
             )
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(b"file")
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def median_in(disparity: np.ndarray, mask: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..optics.defocus import DISPLAY_GAMMA, disc_radius, spread_periodic
 from ..sweep.values import BLUR_MAX
-from .pictures import Pictures
+from .pictures import Identity, Pictures
 
 GRID = 16
 SIZE = 128
@@ -251,3 +251,6 @@ class Scenes:
         repeated = drawn.take(torch.arange(scenes).repeat_interleave(per_scene))
         captions = [caption(drawn, i) for i in range(scenes)]
         return Pictures(render(self.stage, repeated, blurs), captions, blurs)
+
+    def identity(self) -> Identity:
+        return {"pictures": "procedural scenes"}

@@ -10,10 +10,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .pictures import Dataset, Draw
+from .pictures import Dataset, Draw, Identity
 
 # Captions kept encoded. Those of FLUX take 2 to 4 MB each.
 _CAPTIONS = 256
+# What a VAE and a text encoder are told by.
+_CHART_SIDE, _SENTENCE = 128, "a red disc before green tiles"
 
 
 class _Text(NamedTuple):
@@ -68,6 +70,18 @@ class PictureSource:
                 f"{length}. Train with no_caption = 0."
             )
         return text
+
+    def identity(self) -> Identity:
+        """Of the dataset, and what VAE and text encoder make of one chart and one sentence: whatever was put on them
+        (a LoRA, skipped layers) shows there, and the file they come from does not matter."""
+        ramp = torch.linspace(0, 1, _CHART_SIDE)
+        across, down = ramp.expand(_CHART_SIDE, -1), ramp[:, None].expand(-1, _CHART_SIDE)
+        chart = torch.stack([across, down, 1 - across * down], dim=-1)
+        text = self._text(_SENTENCE)
+        # The mean over the tokens: the tokens themselves would fill megabytes of every checkpoint.
+        parts = [text.context.float().mean(0)] + ([] if text.pooled is None else [text.pooled.float()])
+        latents = self._vae.encode(chart[None])
+        return {**self._dataset.identity(), "VAE": latents.float().cpu(), "text encoder": torch.cat(parts)}
 
     def _text(self, caption: str, length: int = 0) -> _Text:
         key = caption, length

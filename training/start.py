@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -10,6 +13,18 @@ from ..attention.install import network_places
 from ..weights.format import Adapter, build_adapter
 from ..weights.settings import TEXT_TO_IMAGE
 from .recipe import Recipe
+
+
+def timestep_mean(model: ModelPatcher) -> float:
+    """The recipe's ``timestep_mean`` for as many trained steps at a noise level as the sampler makes there: the level
+    in the middle of the model's schedule, as log(s / (1 - s)). Where noise is predicted, s is the share of the schedule
+    itself."""
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        return 0.0
+    middle = min(max(float(sampling.percent_to_sigma(0.5)), 1e-4), 1 - 1e-4)
+    # Rounded, because a run goes on only with the very same recipe.
+    return round(math.log(middle / (1 - middle)), 4)
 
 
 def new_adapter(model: ModelPatcher, recipe: Recipe) -> Adapter:

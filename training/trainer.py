@@ -9,13 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from comfy.model_management import InterruptProcessingException, throw_exception_if_processing_interrupted
+from comfy.model_management import (
+    OOM_EXCEPTION,
+    InterruptProcessingException,
+    throw_exception_if_processing_interrupted,
+)
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..weights.files import write_adapter
 from ..weights.format import Adapter
-from .checkpoint import TrainingError, check_same, fingerprint, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    TrainingError,
+    check_near,
+    check_same,
+    check_writable,
+    fingerprint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from .network import Network, gradients
 from .pictures import Source
 from .processes import Alone
@@ -24,6 +36,7 @@ from .start import new_adapter
 
 CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
+_IDENTITY = "identity/"
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,8 @@ class Trainer:
         processes: what this process belongs to.
 
     Raises:
-        TrainingError: when the checkpoint in ``folder`` is of another recipe or model.
+        TrainingError: when the checkpoint in ``folder`` is of another recipe, model or data, or ``folder`` cannot be
+            written to.
         ValueError: when the model is not native FLUX or lacks a block of the recipe.
     """
 
@@ -83,8 +97,13 @@ class Trainer:
             self.optimizer = torch.optim.AdamW(
                 self.weights.values(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
             )
-            if folder is not None and (folder / CHECKPOINT).exists():
-                self._resume(folder / CHECKPOINT)
+            if folder is not None:
+                with torch.no_grad():
+                    self._identity = source.identity()
+                if self.processes.rank == 0:
+                    check_writable(folder)
+                if (folder / CHECKPOINT).exists():
+                    self._resume(folder / CHECKPOINT)
 
     def run(
         self,
@@ -105,10 +124,12 @@ class Trainer:
             save_every: steps between checkpoints; the last step has one as well.
 
         Raises:
-            TrainingError: when the loss is no longer a finite number, or a checkpoint cannot be written.
+            TrainingError: when the model gives no gradients, the loss is no longer a finite number, or a checkpoint
+                cannot be written.
         """
         try:
             with self.network.ready():
+                self._try_out()
                 if not self.held_out:
                     # What a held-out part lacks shows before the first step, and the curve has its start.
                     self._measure()
@@ -153,10 +174,13 @@ class Trainer:
                 tensors[f"optimizer/{key}/{name}"] = tensor
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["held_out"] = torch.tensor(self.held_out, dtype=torch.float64).reshape(-1, 2)
+        texts, near = self._split_identity()
+        tensors |= {f"{_IDENTITY}{name}": tensor for name, tensor in near.items()}
         info = {
             "step": self.step,
             "recipe": self.recipe.identity(self.processes.size),
             "model": fingerprint(self.network.clone.model.diffusion_model),
+            "data": texts,
         }
         save_checkpoint(self.folder / CHECKPOINT, tensors, info)
 
@@ -164,6 +188,10 @@ class Trainer:
         tensors, info = load_checkpoint(path)
         check_same(path, info["model"], fingerprint(self.network.clone.model.diffusion_model), "model")
         check_same(path, info["recipe"], self.recipe.identity(self.processes.size), "recipe")
+        texts, near = self._split_identity()
+        check_same(path, info["data"], texts, "data")
+        saved = {name.removeprefix(_IDENTITY): found for name, found in tensors.items() if name.startswith(_IDENTITY)}
+        check_near(path, saved, near)
         self.step = info["step"]
         self.losses = tensors["losses"].tolist()
         self.held_out = [(int(step), loss) for step, loss in tensors["held_out"].tolist()]
@@ -185,6 +213,34 @@ class Trainer:
             if kept:
                 state[number] = kept
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _split_identity(self) -> tuple[dict[str, object], dict[str, Tensor]]:
+        tensors = {name: value for name, value in self._identity.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in self._identity.items() if name not in tensors}, tensors
+
+    def _try_out(self) -> None:
+        """Raise TrainingError when the model gives the adapter no gradients, before any time is spent on it."""
+        try:
+            with self.network.cuts() as cut:
+                self._loss(self._held_out()[0]).backward()
+        except OOM_EXCEPTION:
+            raise
+        # Quantised weights raise what the library behind them raises.
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise self.network.refusal(f"a step of it ended with: {str(error).partition(chr(10))[0]}") from error
+        values = [weight for name, weight in self.weights.items() if name.endswith(".v.up.weight")]
+        reached = all(weight.grad is not None and weight.grad.any() for weight in values)
+        self.optimizer.zero_grad()
+        if cut or not reached:
+            raise self.network.refusal(f"no gradient passes through {cut[0] if cut else 'some of its blocks'}")
+
+    def _held_out(self) -> list[Unit]:
+        if not self._held_out_units:
+            with torch.no_grad():
+                count = self.recipe.held_out_units
+                self._held_out_units = [draw_unit(self.recipe, self.source, 0, n, held_out=True) for n in range(count)]
+            self.network.load(tuple(self._held_out_units[0].latents.shape))
+        return self._held_out_units
 
     def _advance(self, steps: int) -> float:
         """One step of ``steps``; the loss is the mean over the pictures of all processes."""
@@ -242,13 +298,9 @@ class Trainer:
 
     def _measure(self) -> tuple[float, bool]:
         """The held-out loss of the weights that would be the result, and whether it is the lowest so far."""
-        with torch.no_grad():
-            if not self._held_out_units:
-                count = self.recipe.held_out_units
-                self._held_out_units = [draw_unit(self.recipe, self.source, 0, n, held_out=True) for n in range(count)]
-                self.network.load(tuple(self._held_out_units[0].latents.shape))
-            with self._averaged():
-                losses = [float(self._loss(unit)) / len(unit.pivots) for unit in self._held_out_units]
+        units = self._held_out()
+        with torch.no_grad(), self._averaged():
+            losses = [float(self._loss(unit)) / len(unit.pivots) for unit in units]
         loss = math.fsum(losses) / len(losses)
         best = all(loss < before for _, before in self.held_out)
         self.held_out.append((self.step, loss))

@@ -48,5 +48,8 @@ class Blobs:
         faded = latents.repeat_interleave(per_scene, 0) * (1 - blurs / 40)[:, None, None, None]
         return Draw(faded, context, pooled, blurs)
 
+    def identity(self):
+        return {}
+
     def empty(self, length):
         return torch.zeros(length, self.width), torch.zeros(self.pooled)

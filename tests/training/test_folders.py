@@ -92,6 +92,19 @@ def test_what_is_missing_is_asked_for_photo_by_photo(tmp_path):
     assert skipped == {"no subject distance in m in the EXIF": 1}
 
 
+def test_hidden_and_foreign_folders_are_no_pictures_and_skips_name_the_first(tmp_path):
+    save_scene(tmp_path, "a")
+    for folder in (".thumbs", "@eaDir", "__MACOSX", "deep/.cache", "#recycle", "Thumbnails"):
+        save_picture(tmp_path / "sharp" / folder / "a.png")
+    for name in ("b", "c", "d", "e"):
+        save_picture(tmp_path / "sharp" / "mine" / f"{name}.png")
+    rows, skipped = scan_folder(tmp_path, CAPTIONED)
+    assert [row["picture"] for row in rows] == ["sharp/a.png"]
+    assert skipped.lines() == [
+        "Skipped: 4, no depth map of the same name in depth: sharp/mine/b.png, sharp/mine/c.png, sharp/mine/d.png, ..."
+    ]
+
+
 def test_sharp_pictures_find_their_depths_masks_and_captions(tmp_path):
     expected = []
     for name in ("a", "deep/b"):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.model_management
+import comfy.model_sampling as model_sampling
 import comfy.sd
 import comfy.utils
 import folder_paths
+import nodes
 import pytest
 import torch
+from blobs import tiny_flux
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxTokenizer
 from demo_files import write_demo
@@ -20,6 +25,7 @@ from bokeh.training.curve import draw_losses
 from bokeh.training.pictures import Pictures
 from bokeh.training.scenes import Scenes
 from bokeh.training.source import PictureSource
+from bokeh.training.start import timestep_mean
 
 SETTINGS = {"batch": 4, "rank": 4, "learning_rate": 1e-3, "seed": 1, "show_every": 2}
 
@@ -38,7 +44,7 @@ def _as_the_host_runs_nodes():
 
 def train(demo, name: str, **changes):
     parts = {"model": demo.model, "clip": demo.clip, "vae": demo.vae, "pairs": Scenes(), "name": name}
-    return run_node("BokehTrainAdapter", **parts, **{**SETTINGS, "steps": 2, **changes})
+    return run_node("BokehTrainAdapter", **{**parts, **SETTINGS, "steps": 2, **changes})
 
 
 def test_an_adapter_is_trained_shown_used_and_trained_further(demo, monkeypatch):
@@ -80,9 +86,60 @@ def test_an_interrupt_from_the_page_stops_training_and_keeps_the_checkpoint(demo
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(demo):
-    for name in ("", "../models/mine", "a//b", "c:/mine"):
+    for name in ("", "../models/mine", "a//b", "c:/mine", "nul\0", "long" * 100):
         with pytest.raises(ValueError, match="cannot be the name of a run"):
             train(demo, name)
+        # Before the graph runs: the text encoder alone may take minutes to load.
+        refused = nodes.NODE_CLASS_MAPPINGS["BokehTrainAdapter"].validate_inputs(name=name)
+        assert "cannot be the name of a run" in refused
+    assert nodes.NODE_CLASS_MAPPINGS["BokehTrainAdapter"].validate_inputs(name=None) is True
+
+
+def test_a_run_on_other_captions_is_refused(demo):
+    class Captioned(Scenes):
+        def identity(self):
+            return {**super().identity(), "captions": "others"}
+
+    train(demo, "mine/data")
+    with pytest.raises(TrainingError, match=r"made with another data: captions None there and others here\."):
+        train(demo, "mine/data", steps=3, pairs=Captioned())
+
+
+def test_a_run_with_another_vae_or_text_encoder_is_refused(demo, monkeypatch):
+    """Told by what they make of a chart and a sentence, so a LoRA or a skipped layer is noticed too."""
+    train(demo, "mine/parts")
+    text, vae = demo.clip.cond_stage_model, demo.vae.first_stage_model
+    plain_text, plain_vae = text.encode_token_weights, vae.encode
+    with monkeypatch.context() as other:
+        other.setattr(text, "encode_token_weights", lambda tokens: (plain_text(tokens)[0], 1.1 * plain_text(tokens)[1]))
+        with pytest.raises(TrainingError, match=r"made with another text encoder\. Go on with the text encoder of the"):
+            train(demo, "mine/parts", steps=3)
+    with monkeypatch.context() as other:
+        other.setattr(vae, "encode", lambda *args, **kwargs: 1.1 * plain_vae(*args, **kwargs))
+        with pytest.raises(TrainingError, match=r"made with another VAE\. Go on with the VAE of the"):
+            train(demo, "mine/parts", steps=3)
+    train(demo, "mine/parts", steps=3)
+
+
+@pytest.mark.parametrize("kind", ["Flux", "DiscreteFlow", "noise"])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 1.15])
+def test_timesteps_are_trained_where_the_models_own_schedule_has_its_middle(kind, shift):
+    """FLUX.1-dev, schnell, ModelSamplingSD3 and ModelSamplingAuraFlow: the value that is called shift is its logarithm
+    in the first alone."""
+    base = {"Flux": model_sampling.ModelSamplingFlux, "DiscreteFlow": model_sampling.ModelSamplingDiscreteFlow}.get(
+        kind
+    )
+    if base is None:
+        sampling, expected = model_sampling.ModelSamplingDiscrete(), 0.0
+    else:
+        sampling = type("Sampling", (base, model_sampling.CONST), {})()
+        sampling.set_parameters(shift=shift)
+        expected = shift if kind == "Flux" else math.log(shift)
+    if kind == "noise":
+        sampling = type("Sampling", (model_sampling.ModelSamplingDiscrete, model_sampling.EPS), {})()
+    model = tiny_flux()
+    model.add_object_patch("model_sampling", sampling)
+    assert timestep_mean(model) == pytest.approx(expected, abs=1e-3)
 
 
 class SmallText(torch.nn.Module):

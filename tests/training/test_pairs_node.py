@@ -62,7 +62,7 @@ def test_a_folder_without_a_manifest_is_searched_and_skips_are_counted(data):
     assert lines[0] == "Sharp pictures with depth: 3 (held out: 1)"
     assert lines[1:] == [
         "Photos with their own blur: 1 (held out: 0)",
-        "Skipped: 1, no subject distance in m in the EXIF",
+        "Skipped: 1, no subject distance in m in the EXIF: wild/far.jpg",
     ]
 
 

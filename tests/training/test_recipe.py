@@ -65,6 +65,12 @@ def test_units_of_different_sizes_stay_apart():
         ({"decay": -0.1}, "decay is -0.1. It is a share"),
         ({"rank": 0}, "rank is 0. Choose a whole number of at least 1."),
         ({"average": 1.0}, "average is 1.0."),
+        ({"learning_rate": 1e-300}, "learning_rate is 1e-300. Choose a number of at least 1e-12."),
+        ({"learning_rate": float("nan")}, "learning_rate is nan. Choose a number greater than 0."),
+        ({"rank": float("nan")}, "rank is nan. Choose a whole number of at least 1."),
+        ({"timestep_mean": float("nan")}, "timestep_mean is nan. Choose a finite number, such as 0.6."),
+        ({"weight_decay": float("nan")}, "weight_decay is nan. Choose a number from 0 up."),
+        ({"seed": 10**5000}, "The seed is outside 0 to"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0. Choose a number greater than 0."),
     ],
 )

@@ -373,6 +373,114 @@ def test_a_run_inside_a_node_that_ends_early_puts_the_models_own_tensors_back(ra
         assert all(torch.equal(weight, before[name]) for name, weight in weights_of(model).items())
 
 
+# Quantised models
+
+
+class Packed(torch.Tensor):
+    """Weights as GGUF keeps them: bytes whose shape is not the matrix's, and whose copies are themselves."""
+
+    def __new__(cls, data, full_shape):
+        return torch.Tensor._make_subclass(cls, data)
+
+    def __init__(self, data, full_shape):
+        self.full_shape = full_shape
+
+    def clone(self, *args, **kwargs):
+        return self
+
+    def detach(self):
+        return self
+
+    def to(self, *args, **kwargs):
+        moved = super().to(*args, **kwargs)
+        moved.full_shape = self.full_shape
+        return moved
+
+    @property
+    def shape(self):
+        return self.full_shape
+
+
+class PackedLinear(torch.nn.Module):
+    def __init__(self, linear, plain: bool):
+        super().__init__()
+        self.scale = linear.weight.abs().amax() / 127
+        whole = (linear.weight / self.scale).round().to(torch.int8)
+        stored = whole if plain else Packed(whole.view(torch.uint8).flatten(), whole.shape)
+        self.weight = torch.nn.Parameter(stored, requires_grad=False)
+        self.bias = linear.bias
+
+    def matrix(self, dtype):
+        data = self.weight.to("cpu").as_subclass(torch.Tensor)
+        return data.view(torch.int8).reshape(self.weight.shape).to(dtype) * self.scale
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.matrix(x.dtype), self.bias)
+
+
+class CuttingLinear(PackedLinear):
+    """A kernel that nobody wrote a backward pass for: it says nothing."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class FailingLinear(PackedLinear):
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            raise NotImplementedError("kernel without a derivative\nand pages of details")
+        return super().forward(x)
+
+
+def quantised(kind, plain: bool = False):
+    """A model whose single blocks have linear layers of ``kind``, and its first weight packed too."""
+    model = tiny_flux()
+    network = model.model.diffusion_model
+    for block in network.single_blocks:
+        block.linear1 = kind(block.linear1, plain)
+    network.double_blocks[0].img_mlp[0] = PackedLinear(network.double_blocks[0].img_mlp[0], plain)
+    return model
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_weights_that_are_packed_in_a_class_of_their_own_train_inside_a_node(plain):
+    with torch.inference_mode():
+        model = quantised(PackedLinear, plain)
+        own = tensors_of(model)
+        trainer = Trainer(model, Blobs(), recipe())
+        trainer.run(2)
+        assert_same_tensors(model, own)
+        for module in list(model.model.modules()):
+            for name, layer in list(module.named_children()):
+                if isinstance(layer, PackedLinear):
+                    unpacked = torch.nn.Linear(1, 1)
+                    unpacked.weight, unpacked.bias = torch.nn.Parameter(layer.matrix(torch.float32)), layer.bias
+                    setattr(module, name, unpacked)
+        dequantised = Trainer(model, Blobs(), recipe())
+        dequantised.run(2)
+    assert trainer.losses == pytest.approx(dequantised.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (CuttingLinear, r"no gradient passes through single_blocks\.0\.linear1"),
+        (FailingLinear, "a step of it ended with: kernel without a derivative"),
+    ],
+)
+def test_a_model_that_gives_no_gradients_is_refused_before_the_first_measurement(kind, why, tmp_path):
+    with torch.inference_mode():
+        model = quantised(kind)
+        own = tensors_of(model)
+        trainer = Trainer(model, Blobs(), recipe(), tmp_path)
+        with pytest.raises(TrainingError, match=rf"This model cannot be trained on: {why}\. .*Packed uint8.*fp8 file"):
+            trainer.run(2)
+        assert_same_tensors(model, own)
+    assert not trainer.held_out
+    assert not list(tmp_path.iterdir())
+
+
 # The true width
 
 
