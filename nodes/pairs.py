@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import comfy.model_management
@@ -13,16 +15,21 @@ from comfy_api.latest import io, ui
 
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
-from ..training.folders import MANIFEST_NAME, ScanOptions, scan_folder
-from ..training.manifest import check_rows, read_manifest
+from ..training.folders import DEPTH, MANIFEST_NAME, MASKS, SHARP, WILD, ScanOptions, files_of, scan_folder
+from ..training.manifest import check_rows, named_files, read_manifest
 from ..training.pairs import STEP, ManifestPairs
 from ..training.pictures import Dataset
-from ..training.rows import Row
+from ..training.rows import Row, within
 from ..training.scenes import SIZE, Scenes
 from .schema import PAIRS, fingerprint, schema, without_places
 
 _PROCEDURAL = "procedural scenes"
 _MANIFEST = "manifest or folder"
+# Folders that the owner opens to workflows, in extra_model_paths.yaml.
+LISTED = "bokeh_pairs"
+# Files whose change is noticed; more would be asked for at every queue, over a network too.
+_FILES_WATCHED = 4000
+_PATH_SHOWN = 200
 # Blurs look the same at any size, and rendering costs its fourth power.
 _SHOWN_SCENES, _SHOWN_BLURS, _SHOWN_SIZE = 3, 4, 192
 
@@ -49,8 +56,8 @@ class BokehPairs(io.ComfyNode):
                     "path",
                     default="",
                     tooltip="A manifest (.jsonl), or a folder with one in it or with the folders sharp, depth, masks "
-                    "and wild; the help page says what goes into them. A path inside the input folder, or a whole one. "
-                    "Not used for procedural scenes.",
+                    "and wild; the help page says what goes into them. A path inside the input folder, or inside a "
+                    "folder that extra_model_paths.yaml lists as bokeh_pairs. Not used for procedural scenes.",
                 ),
                 io.Int.Input(
                     "size",
@@ -86,9 +93,11 @@ class BokehPairs(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, source: str, path: str, **_):
+    def fingerprint_inputs(cls, source: str | None, path: str | None, **_):
         # Pictures that were changed, added or taken away are checked again.
-        return source if source == _PROCEDURAL else fingerprint(lambda source, path: _state(_place(path)), source, path)
+        if source == _PROCEDURAL:
+            return source
+        return fingerprint(lambda source, path: _state(_place(path, _folders())), source, path)
 
     @classmethod
     @without_places
@@ -97,7 +106,7 @@ class BokehPairs(io.ComfyNode):
             pairs = shown = Scenes()
             report = f"Procedural scenes, {SIZE} x {SIZE}, as many as are wanted"
         else:
-            rows, skipped = _read(_place(path), size)
+            rows, skipped = _read(path, size)
             device = comfy.model_management.get_torch_device()
             pairs = ManifestPairs(rows, size, keep_aspect, held_out, device)
             shown = ManifestPairs(rows, min(size, _SHOWN_SIZE), keep_aspect, held_out, device)
@@ -107,38 +116,69 @@ class BokehPairs(io.ComfyNode):
         return io.NodeOutput(pairs, samples, report, ui=preview)
 
 
-def _place(path: str) -> Path:
-    """The manifest or folder that is meant."""
-    place = Path(folder_paths.get_input_directory(), path.strip().strip('"'))
-    if not path.strip() or not place.exists():
-        raise ValueError(
-            f'The path of the pairs is "{path}", and there is no {place}. Give a manifest (.jsonl) or a folder with '
-            f'pictures, a path inside the input folder or a whole one, or choose "{_PROCEDURAL}".'
-        )
-    return place / MANIFEST_NAME if (place / MANIFEST_NAME).is_file() else place
+def _folders() -> list[Path]:
+    """The folders that a workflow may read: its author may be a stranger on a server of others."""
+    listed, _ = folder_paths.folder_names_and_paths.get(LISTED, ((), ()))
+    folders = [Path(os.path.abspath(folder)) for folder in (folder_paths.get_input_directory(), *listed)]
+    return list(dict.fromkeys([*folders, *(Path(os.path.realpath(folder)) for folder in folders)]))
+
+
+def _place(path: str, folders: Sequence[Path]) -> Path:
+    """The manifest or folder that is meant, links followed.
+
+    Raises:
+        ValueError: one and the same for what is not there and for what is not to be known.
+    """
+    text = path.strip().strip('"')
+    for folder in folders if text and text.isprintable() else ():
+        place = Path(os.path.abspath(os.path.join(folder, text)))
+        # Before the disk is asked: a network path would be called up.
+        if not any(place.is_relative_to(allowed) for allowed in folders):
+            continue
+        for found in (place / MANIFEST_NAME, place):
+            real = Path(os.path.realpath(found))
+            if (os.path.isfile(real) or (os.path.isdir(real) and found == place)) and within(real, folders):
+                return real
+    shown = path if len(path) <= _PATH_SHOWN else f"{path[:_PATH_SHOWN]}..."
+    raise ValueError(
+        f'The path of the pairs is "{shown}", and there is no manifest (.jsonl) or folder "{shown}" in the input '
+        f"folder, nor in a folder that extra_model_paths.yaml lists as {LISTED}. Put the pictures there, or choose "
+        f'"{_PROCEDURAL}".'
+    )
 
 
 def _state(place: Path) -> list[tuple[str, int, int]]:
-    folder = place if place.is_dir() else place.parent
-    files = (Path(root, name) for root, _, names in os.walk(folder) for name in sorted(names))
-    return [(str(file), (status := file.stat()).st_mtime_ns, status.st_size) for file in files]
+    """Of the manifest and the files that it names, or of the pictures of a folder; of the first thousands."""
+    if place.is_file():
+        files = [place, *named_files(place, _FILES_WATCHED)]
+    else:
+        files = [file for part in (SHARP, DEPTH, MASKS, WILD) for file in files_of(place, part)]
+        files += [file.with_suffix(".txt") for file in files]
+    state = [("files", len(files), 0)]
+    for file in files[:_FILES_WATCHED]:
+        with suppress(OSError, ValueError):
+            status = file.stat()
+            state.append((file.name, status.st_mtime_ns, status.st_size))
+    return state
 
 
-def _read(place: Path, size: int) -> tuple[list[Row], list[str]]:
+def _read(path: str, size: int) -> tuple[list[Row], list[str]]:
     """The rows of a manifest or a folder, all of them good, and a line for each reason why pictures were skipped."""
-    bar = ProgressBar(1)
+    roots, bar = _folders(), ProgressBar(1)
+    place = _place(path, roots)
 
     def on_progress(done: int, total: int) -> None:
         bar.update_absolute(done, total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    name = path.strip()
     if place.is_file():
-        return read_manifest(place, size, on_progress), []
-    scan = scan_folder(place, ScanOptions())
+        return read_manifest(place, size, on_progress, roots, name), []
+    scan = scan_folder(place, ScanOptions(), roots=roots, name=name)
     skipped = scan.skipped.lines()
     if not scan.rows:
-        raise ValueError("\n".join([f"No picture of {place} can be used. Mend what was skipped:", *skipped]))
-    return check_rows(scan.rows, place, size, on_progress), skipped
+        raise ValueError("\n".join([f"No picture of {name} can be used. Mend what was skipped:", *skipped]))
+    return check_rows(scan.rows, place, size, on_progress, roots, name), skipped
 
 
 def _samples(pairs: Dataset) -> torch.Tensor:

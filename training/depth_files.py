@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 ARRAY_ENDINGS = (".npy", ".npz")
+# Bytes of an array: 100 megapixels in double precision. A small archive may hold any number of zeros.
+LARGEST = 800 << 20
 _NPZ_KEYS = ("depth", "disparity")
 # Of 255. A grey JPEG saved as RGB is off by a few; a colour scale is off by far more.
 _GREY_TOLERANCE = 8
@@ -25,6 +26,11 @@ _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", *_WHITE)
 
 class DepthError(ValueError):
     """What is wrong with a depth map or a mask, as a sentence that does not name the file."""
+
+
+def without_folder(error: Exception, path: Path) -> str:
+    """What a library says about a file, without the folder that only the owner of the machine should know."""
+    return str(error).replace(str(path), path.name)
 
 
 def read_depth(path: Path) -> np.ndarray:
@@ -93,7 +99,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, int]:
             white = _WHITE.get(grey.mode, 255)
     # Pillow's decoders raise whatever their format's parser meets: SyntaxError, struct.error, EOFError, ...
     except Exception as error:
-        raise DepthError(f"cannot be read as a picture ({error})") from error
+        raise DepthError(f"cannot be read as a picture ({without_folder(error, path)})") from error
     if values.ndim == 3:
         # Two channels are grey and alpha.
         values = _grey(values[..., : 1 if values.shape[2] == 2 else 3])
@@ -102,17 +108,21 @@ def _read_picture(path: Path) -> tuple[np.ndarray, int]:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        # Never a pickle: it could run anything.
-        loaded = np.load(path, allow_pickle=False)
+        # Never a pickle: it could run anything. Mapped, so that the size is known before anything is read.
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
-                values = loaded[_npz_key(loaded.files)]
+                key = _npz_key(loaded.files)
+                _check_size(max(entry.file_size for entry in loaded.zip.infolist()))
+                values = loaded[key]
         else:
-            values = loaded
+            _check_size(loaded.nbytes)
+            values = np.array(loaded)
     except DepthError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DepthError(f"cannot be read as a NumPy file of plain numbers ({error})") from error
+    # Damaged archives end in whatever their parser meets.
+    except Exception as error:
+        raise DepthError(f"cannot be read as a NumPy file of plain numbers ({without_folder(error, path)})") from error
     if values.dtype.kind not in "buif":
         raise DepthError(f"holds values of type {values.dtype}, expected numbers")
     plane = values.squeeze().astype(np.float32)
@@ -123,6 +133,11 @@ def _read_array(path: Path) -> np.ndarray:
             f"has the shape {list(values.shape)}, expected one map [H, W]. Save the map of each picture by itself"
         )
     return plane
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise DepthError(f"holds {size / 2**20:.0f} MB, expected at most {LARGEST >> 20}. Save it smaller")
 
 
 def _npz_key(keys: list[str]) -> str:

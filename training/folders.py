@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from ..optics.exif import read_exif
 from ..optics.lens import blur_of, sensor_width_from_35mm
 from ..sweep.values import BLUR_MAX
 from .depth_files import ARRAY_ENDINGS
+from .rows import within
 
 MANIFEST_NAME = "manifest.jsonl"
 SHARP, DEPTH, MASKS, WILD = "sharp", "depth", "masks", "wild"
@@ -33,6 +34,7 @@ LENS_VALUES = {
     "focus_distance": "subject distance in m",
     "sensor_width": "sensor width in mm",
 }
+LONGEST_CAPTION = 16_384
 # How many pictures a line about skipped ones names.
 NAMED = 3
 # Folders that systems and programs keep beside a person's own: thumbnails, previews, what was deleted.
@@ -104,20 +106,30 @@ class _Skip(Exception):
     """Why a picture is skipped."""
 
 
-def scan_folder(folder: Path, options: ScanOptions, ask: Ask | None = None) -> Scan:
+def scan_folder(
+    folder: Path,
+    options: ScanOptions,
+    ask: Ask | None = None,
+    roots: Sequence[Path] | None = None,
+    name: str | None = None,
+) -> Scan:
     """Find the pictures of a folder; what they contain is checked later, with the rows.
+
+    Args:
+        roots: folders in one of which every file must really lie; None lets links lead anywhere.
+        name: what sentences call the folder; default: its path.
 
     Raises:
         ValueError: when there is neither a sharp nor a wild picture.
     """
-    sharp, wild = _files(folder / SHARP, PICTURE_ENDINGS), _files(folder / WILD, PICTURE_ENDINGS)
+    found = {part: files_of(folder, part, roots) for part in (SHARP, DEPTH, MASKS, WILD)}
+    sharp, wild = found[SHARP], found[WILD]
     if not sharp and not wild:
         raise ValueError(
-            f"{folder} has no pictures to train on: expected some in {SHARP} (sharp all over, with depth maps of the "
-            f"same names in {DEPTH}) or in {WILD} (photos with EXIF)."
+            f"{name or folder} has no pictures to train on: expected some in {SHARP} (sharp all over, with depth maps "
+            f"of the same names in {DEPTH}) or in {WILD} (photos with EXIF)."
         )
-    depths = _by_name(folder / DEPTH, PICTURE_ENDINGS + ARRAY_ENDINGS)
-    masks = _by_name(folder / MASKS, PICTURE_ENDINGS)
+    depths, masks = (_by_name(folder / part, found[part]) for part in (DEPTH, MASKS))
     rows, skipped = [], Skips()
     for paths, describe in (
         (sharp, lambda path: _sharp_row(path, folder, depths, masks, options)),
@@ -125,7 +137,7 @@ def scan_folder(folder: Path, options: ScanOptions, ask: Ask | None = None) -> S
     ):
         for path in paths:
             try:
-                row = {"picture": path.relative_to(folder).as_posix(), "caption": _caption(path, options)}
+                row = {"picture": path.relative_to(folder).as_posix(), "caption": _caption(path, options, roots)}
                 rows.append(row | describe(path))
             except _Skip as reason:
                 skipped.add(str(reason), path.relative_to(folder).as_posix())
@@ -185,30 +197,37 @@ def _sharp_row(
     return row
 
 
-def _caption(path: Path, options: ScanOptions) -> str:
-    try:
-        return " ".join(path.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
-    except FileNotFoundError:
+def _caption(path: Path, options: ScanOptions, roots: Sequence[Path] | None) -> str:
+    text = path.with_suffix(".txt")
+    if not text.is_file() or not within(text, roots):
         if options.caption is None:
-            raise _Skip("no caption: no .txt of the same name") from None
+            raise _Skip("no caption: no .txt of the same name")
         return options.caption
+    with text.open("rb") as file:
+        content = file.read(LONGEST_CAPTION + 1)
+    if len(content) > LONGEST_CAPTION:
+        raise _Skip(f"a caption of more than {LONGEST_CAPTION} bytes")
+    try:
+        return " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise _Skip("a caption that is not UTF-8") from error
 
 
-def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Files below a folder, sorted so that every machine finds the same rows; none where there is no folder. What is
-    hidden, or lies in a hidden folder or one that is not a person's own, is left out."""
+def files_of(folder: Path, part: str, roots: Sequence[Path] | None = None) -> list[Path]:
+    """Files of one of the folders SHARP, DEPTH, MASKS and WILD, sorted so that every machine finds the same rows; none
+    where there is no folder. What is hidden, or lies in a hidden folder or one that is not a person's own, is left out.
+    """
+    endings = PICTURE_ENDINGS + (ARRAY_ENDINGS if part == DEPTH else ())
     found = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder / part):
         folders[:] = [name for name in folders if not name.startswith(".") and name.lower() not in _FOREIGN]
         paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in endings and path.is_file()]
+        found += [path for path in paths if path.suffix.lower() in endings and path.is_file() and within(path, roots)]
     return sorted(found)
 
 
-def _by_name(folder: Path, endings: tuple[str, ...]) -> dict[Path, Path]:
+def _by_name(folder: Path, files: Iterable[Path]) -> dict[Path, Path]:
     """Files by their name without ending; without Save Image's counter too, the latest one, where that is free."""
-    exact = {path.relative_to(folder).with_suffix(""): path for path in _files(folder, endings)}
+    exact = {path.relative_to(folder).with_suffix(""): path for path in files}
     counted = {name.with_name(_COUNTER.sub("", name.name) or name.name): path for name, path in exact.items()}
     return counted | exact

@@ -31,12 +31,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count, islice
 from pathlib import Path
 
 from ..files import whole_file
-from .rows import Row, RowCheck
+from .rows import FILES, Row, RowCheck, file_of
+
+# Of a file that is to be a manifest: a row takes some 200 bytes.
+LARGEST, LONGEST_LINE, MOST_ROWS = 64 << 20, 64 << 10, 200_000
+PROBLEMS_SHOWN = 100
 
 
 class ManifestError(ValueError):
@@ -49,35 +55,81 @@ class ManifestError(ValueError):
     def __init__(self, source: str, problems: Sequence[tuple[int, str]]) -> None:
         self.problems = tuple(problems)
         rows = len({row for row, _ in problems})
-        lines = "\n".join(f"  row {row}: {text}" for row, text in problems)
+        lines = "\n".join(f"  row {row}: {text}" for row, text in problems[:PROBLEMS_SHOWN])
+        if len(problems) > PROBLEMS_SHOWN:
+            lines += f"\n  and {len(problems) - PROBLEMS_SHOWN} more."
         super().__init__(
             f"{source}: {rows} bad {'row' if rows == 1 else 'rows'}. Mend or remove {'it' if rows == 1 else 'them'}."
             f"\n{lines}"
         )
 
 
-def read_manifest(path: Path, size: int, on_progress: Callable[[int, int], None] | None = None) -> list[Row]:
+def read_manifest(
+    path: Path,
+    size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    roots: Sequence[Path] | None = None,
+    name: str | None = None,
+) -> list[Row]:
     """Read a manifest and check every row and every file of it.
 
     Args:
         size: short side in px that training is to have; no picture may be smaller.
         on_progress: called with (rows done, rows in all); an exception from it ends the check.
+        roots: folders in one of which every file must really lie; None lets links lead anywhere.
+        name: what sentences call the manifest; default: its path.
 
     Raises:
         ManifestError: naming all bad rows, each with all that is wrong with it.
         ValueError: when the file cannot be read or has no rows.
     """
+    name = name or str(path)
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        numbered = list(_lines(path, name))
     except OSError as error:
         raise ValueError(
-            f"The manifest {path} cannot be read ({error.strerror}). Give the path of a .jsonl file, or make one with "
+            f"The manifest {name} cannot be read ({error.strerror}). Give the path of a .jsonl file, or make one with "
             "tools/pairs.py."
         ) from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
-        raise ValueError(f"The manifest {path} has no rows. Write one JSON object a line, or use tools/pairs.py.")
-    return _check(numbered, path.parent, str(path), size, on_progress)
+        raise ValueError(f"The manifest {name} has no rows. Write one JSON object a line, or use tools/pairs.py.")
+    return _check(numbered, path.parent, name, size, on_progress, roots)
+
+
+def named_files(path: Path, rows: int) -> list[Path]:
+    """The files that the first ``rows`` rows of a manifest name, whether they are there or not; for a file that is no
+    manifest what there is till then. Raises OSError when it cannot be read."""
+    files = []
+    with suppress(ValueError, RecursionError):
+        for _, line in islice(_lines(path, path.name), rows):
+            row = json.loads(line)
+            texts = [row[key] for key in FILES if isinstance(row.get(key), str)] if isinstance(row, dict) else []
+            files += filter(None, (file_of(path.parent, text) for text in texts))
+    return files
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a manifest that are not empty, with their numbers from 1. A file that is none is not read to its
+    end."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise ValueError(f"{name} has more than {LARGEST >> 20} MB: no manifest. Give a .jsonl file, or split it.")
+        rows = 0
+        for number in count(1):
+            line = file.readline(LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise ValueError(
+                    f"{name}: line {number} has more than {LONGEST_LINE} bytes: no manifest. Give a .jsonl file with "
+                    "one JSON object a line."
+                )
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if line.strip():
+                rows += 1
+                yield number, line.rstrip(b"\n")
+            if rows > MOST_ROWS:
+                raise ValueError(f"{name} has more than {MOST_ROWS} rows. Train on fewer, or split the manifest.")
 
 
 def check_rows(
@@ -85,10 +137,12 @@ def check_rows(
     folder: Path,
     size: int,
     on_progress: Callable[[int, int], None] | None = None,
+    roots: Sequence[Path] | None = None,
+    name: str | None = None,
 ) -> list[Row]:
     """The same for rows that are not in a file yet, whose files lie in ``folder``; they count from 1, and as nobody has
     seen their numbers, problems name the picture as well."""
-    return _check(list(enumerate(rows, start=1)), folder, str(folder), size, on_progress)
+    return _check(list(enumerate(rows, start=1)), folder, name or str(folder), size, on_progress, roots)
 
 
 def write_manifest(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -104,8 +158,9 @@ def _check(
     source: str,
     size: int,
     on_progress: Callable[[int, int], None] | None,
+    roots: Sequence[Path] | None,
 ) -> list[Row]:
-    checks = [RowCheck(number, row, folder, size) for number, row in numbered]
+    checks = [RowCheck(number, row, folder, size, roots) for number, row in numbered]
     # Decoding leaves Python's lock, so threads help.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
+import comfy.model_management
 import numpy as np
 import torch
 from PIL import Image
@@ -23,6 +24,8 @@ from .pictures import Identity, Pictures
 from .rows import DepthMap, Row, open_picture
 
 STEP = 16
+# Bytes a pixel that rendering takes: its picture, the maps of a tile and their sums.
+RENDER_BYTES = 256
 # The paper renders its pairs at K in 1..30; below 1 a disc is hardly a pixel.
 RENDERED_MIN = 1.0
 # Share of rendered pictures that stay sharp all over.
@@ -155,14 +158,28 @@ class ManifestPairs:
     def _render(self, picture: Tensor, depth: DepthMap, window: Sequence[float], blurs: Tensor) -> Tensor:
         height, width = picture.shape[:2]
         # Not Lanczos: it would overshoot at edges and put false depths there.
-        disparity = _cut(Image.fromarray(depth.disparity()), window, (height, width), Image.Resampling.BILINEAR)
-        count = len(blurs)
-        return render_depth(
-            picture.to(self.device).expand(count, -1, -1, -1),
-            torch.from_numpy(disparity).to(self.device).expand(count, -1, -1),
-            torch.full((count,), depth.focus, device=self.device),
-            blurs.to(self.device),
-        ).cpu()
+        cut = _cut(Image.fromarray(depth.disparity()), window, (height, width), Image.Resampling.BILINEAR)
+        disparity = torch.from_numpy(cut)
+
+        def render(device: torch.device, at_once: int) -> Tensor:
+            return torch.cat(
+                [
+                    render_depth(
+                        picture.to(device).expand(len(part), -1, -1, -1),
+                        disparity.to(device).expand(len(part), -1, -1),
+                        depth.focus,
+                        part.to(device),
+                    ).cpu()
+                    for part in blurs.split(at_once)
+                ]
+            )
+
+        device, at_once = _room(torch.device(self.device), RENDER_BYTES * height * width, len(blurs))
+        try:
+            return render(device, at_once)
+        except comfy.model_management.OOM_EXCEPTION:
+            comfy.model_management.soft_empty_cache()
+        return render(torch.device("cpu"), len(blurs))
 
     def _window(self, row: Row, generator: torch.Generator) -> tuple[tuple[float, float, float, float], float]:
         """A crop as parts of the picture (left, top, right, bottom), and by how much more it is enlarged than the
@@ -176,6 +193,17 @@ class ManifestPairs:
         left, right = _place(scale * width, row.width, row.subject[0], row.subject[2], generator)
         top, bottom = _place(scale * height, row.height, row.subject[1], row.subject[3], generator)
         return (left, top, right, bottom), min(row.width, row.height) / (scale * self.size)
+
+
+def _room(device: torch.device, memory: int, count: int) -> tuple[torch.device, int]:
+    """Where ``count`` pictures of ``memory`` bytes each are rendered, and how many at once: the host makes room on its
+    device, and what still does not fit is work for the CPU."""
+    if device.type == "cpu":
+        return device, count
+    # For one alone: more than that is not worth a model that is pushed out.
+    comfy.model_management.free_memory(memory, device)
+    fits = int(comfy.model_management.get_free_memory(device) // memory)
+    return (device, min(fits, count)) if fits else (torch.device("cpu"), count)
 
 
 def group_blurs(count: int, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..sweep.values import BLUR_MAX, BLUR_MIN
-from .depth_files import DepthError, read_depth, read_mask, to_disparity
+from .depth_files import DepthError, read_depth, read_mask, to_disparity, without_folder
 
 # How far a disparity that counts as in focus may be from the focus: a disc of 1.5 px radius at most, at 512 px.
 IN_FOCUS = 0.05
@@ -31,7 +32,10 @@ _KINDS = {
     "mask": "text",
     "focus": "number",
 }
-_FILES = ("picture", "depth", "mask")
+FILES = ("picture", "depth", "mask")
+_UNKNOWN_NAMED = 5
+# Halves of characters, which JSON can spell and no text encoder or file system takes.
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,21 @@ class Row:
     digest: str = ""
 
 
+def file_of(folder: Path, text: str) -> Path | None:
+    """The path that a manifest in ``folder`` means, without a look at the disk. None for one that leads out: a manifest
+    from someone else must not read files elsewhere. Links that its owner laid may lead out."""
+    inside = PureWindowsPath(text)
+    return None if inside.anchor or ".." in inside.parts else folder.joinpath(*inside.parts)
+
+
+def within(path: Path, roots: Sequence[Path] | None) -> bool:
+    """Whether a file really lies in one of the folders, links followed; anywhere counts for None.
+
+    roots: without links themselves.
+    """
+    return roots is None or any(path.resolve().is_relative_to(root) for root in roots)
+
+
 def open_picture(path: Path) -> Image.Image:
     """A picture as RGB, the right way up.
 
@@ -88,7 +107,7 @@ def open_picture(path: Path) -> Image.Image:
             rgb = ImageOps.exif_transpose(picture).convert("RGB")
     # Pillow's decoders raise whatever their format's parser meets: SyntaxError, struct.error, EOFError, ...
     except Exception as error:
-        raise ValueError(f"cannot be read as a picture ({error})") from error
+        raise ValueError(f"cannot be read as a picture ({without_folder(error, path)})") from error
     if deep:
         raise ValueError("has one channel of more than 8 bits: is it a depth map? Save it as 8-bit RGB")
     return rgb
@@ -97,8 +116,15 @@ def open_picture(path: Path) -> Image.Image:
 class RowCheck:
     """The check of one row, which goes on as far as it can so that all is found at once."""
 
-    def __init__(self, number: int, given: bytes | Mapping[str, object], folder: Path, size: int) -> None:
-        self.number, self.given, self.folder, self.size = number, given, folder, size
+    def __init__(
+        self,
+        number: int,
+        given: bytes | Mapping[str, object],
+        folder: Path,
+        size: int,
+        roots: Sequence[Path] | None = None,
+    ) -> None:
+        self.number, self.given, self.folder, self.size, self.roots = number, given, folder, size, roots
         self.problems: list[str] = []
         self.label = f"{given.get('picture')}: " if isinstance(given, Mapping) else ""
 
@@ -109,7 +135,7 @@ class RowCheck:
             return None
         self._check_keys(values)
         values = {key: value for key, value in values.items() if self._check_value(key, value)}
-        paths = {key: self._path(key, values[key]) for key in _FILES if key in values}
+        paths = {key: self._path(key, values[key]) for key in FILES if key in values}
         picture = self._picture(values, paths.get("picture"))
         mask = self._mask(values, paths.get("mask"), picture)
         depth, subject = self._depth(values, paths.get("depth"), picture, mask)
@@ -151,7 +177,8 @@ class RowCheck:
         return row
 
     def _check_keys(self, values: Mapping[str, object]) -> None:
-        for key in values.keys() - _KINDS.keys():
+        unknown = values.keys() - _KINDS.keys()
+        for key in sorted(unknown)[:_UNKNOWN_NAMED]:
             self.problems.append(f'unknown key "{key:.40}", expected {", ".join(_KINDS)}')
         if "picture" not in values:
             self.problems.append('no "picture", expected the path of a file')
@@ -178,7 +205,7 @@ class RowCheck:
             fits = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
             kind = f"a number from {low:g} to {high:g}"
         elif kind == "text":
-            fits = isinstance(value, str)
+            fits = isinstance(value, str) and not _HALVES.search(value)
             if key != "caption":
                 fits, kind = fits and bool(value.strip()), "the path of a file"
         else:
@@ -188,16 +215,14 @@ class RowCheck:
         return fits and key in _KINDS
 
     def _path(self, key: str, text: str) -> Path | None:
-        # A manifest from someone else must not read files elsewhere; links that its owner laid may lead out.
-        inside = PureWindowsPath(text)
-        if inside.anchor or ".." in inside.parts:
-            self.problems.append(f'"{key}" is "{text}", expected a path inside the folder of the manifest')
+        path = file_of(self.folder, text)
+        if path is None:
+            self.problems.append(f'"{key}" is {_shown(text)}, expected a path inside the folder of the manifest')
             return None
-        path = self.folder.joinpath(*inside.parts)
-        if not os.path.isfile(path):
-            self.problems.append(f'"{key}": there is no file "{text}" in {self.folder}')
+        if not os.path.isfile(path) or not within(path, self.roots):
+            self.problems.append(f'"{key}": there is no file {_shown(text)} in the folder of the manifest')
             return None
-        return path
+        return path if self.roots is None else path.resolve()
 
     def _picture(self, values: Mapping[str, object], path: Path | None) -> tuple[int, int] | None:
         if path is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -81,6 +82,10 @@ BAD = {
     "blur too large": (photo(blur=30.5), '"blur" is 30.5, expected a number from 0 to 30'),
     "blur below 0": (photo(blur=-1), '"blur" is -1, expected a number from 0 to 30'),
     "blur NaN": ('{"picture": "sharp/a.png", "caption": "", "blur": NaN}', '"blur" is NaN, expected a number'),
+    "blur of 5000 digits": ('{"picture": "sharp/a.png", "caption": "", "blur": ' + "9" * 5000 + "}", "not JSON of any"),
+    "blur without bounds": ('{"picture": "sharp/a.png", "caption": "", "blur": 1e999}', '"blur" is Infinity'),
+    "half a character": ('{"picture": "sharp/a.png", "caption": "\\ud800", "blur": 3}', '"caption" is'),
+    "name that is too long": (photo(picture="a" * 5000), '"picture": there is no file "aaa'),
     "blur a text": (photo(blur="12"), '"blur" is "12", expected a number'),
     "blur a truth": (photo(blur=True), '"blur" is true, expected a number'),
     "both kinds": (scene(blur=3), 'both "blur" and "depth"'),
@@ -95,6 +100,7 @@ BAD = {
     "constant depth": (scene(depth="flat.png"), '"depth" flat.png has the same value, 128, everywhere'),
     "NaN depth": (scene(depth="nan.npy"), '"depth" nan.npy has NaN or infinite values in 1 of its 6144 pixels'),
     "coloured depth": (scene(depth="sharp/a.png"), '"depth" sharp/a.png is coloured'),
+    "depth of a false size": (scene(depth="false.npy"), '"depth" false.npy cannot be read as a NumPy file'),
     "unreadable depth": (scene(depth="broken.npy"), '"depth" broken.npy cannot be read as a NumPy file'),
     "depth of another shape": (scene(depth="turned.png"), "is 64 x 96 px, another shape than the picture of 96 x 64"),
     "tiny depth": (scene(depth="tiny.png"), "is 6 x 4 px, expected a short side of at least 8 px"),
@@ -115,7 +121,51 @@ def write_bad_files(data) -> None:
     depth = near_half()
     depth[3, 5] = np.nan
     np.save(data / "nan.npy", depth)
+    with (data / "false.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
     (data / "broken.npy").write_bytes(b"\x93NUMPY nothing")
+
+
+NO_MANIFEST = {
+    "a line without an end": (b"x" * 200_000, "line 1 has more than 65536 bytes"),
+    "zeros": (b"\0" * 200_000, "line 1 has more than 65536 bytes"),
+    "too many rows": (b"0\n" * 200_002, "more than 200000 rows"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_MANIFEST)
+def test_a_file_that_is_no_manifest_is_not_read_to_its_end(tmp_path, kind):
+    content, sentence = NO_MANIFEST[kind]
+    (tmp_path / "big.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_manifest(tmp_path / "big.jsonl", SIZE)
+
+
+def test_a_huge_file_is_refused_by_its_size(tmp_path):
+    with (tmp_path / "huge.jsonl").open("wb") as file:
+        file.truncate(300 << 20)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="has more than 64 MB: no manifest"):
+        read_manifest(tmp_path / "huge.jsonl", SIZE)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_arrays_are_not_unpacked_before_their_size_is_known(data, monkeypatch):
+    monkeypatch.setattr("bokeh.training.depth_files.LARGEST", 2**20)
+    np.save(data / "large.npy", np.zeros((512, 512)))
+    np.savez_compressed(data / "bomb.npz", depth=np.zeros((512, 512)))
+    for name in ("large.npy", "bomb.npz"):
+        with pytest.raises(DepthError, match="holds 2 MB, expected at most 1"):
+            read_depth(data / name)
+
+
+def test_of_very_many_problems_the_first_are_shown(data):
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(save_lines(data / "pairs.jsonl", *["[" * 50_000] * 3, *["{}"] * 300), SIZE)
+    assert len(caught.value.problems) == 903
+    assert str(caught.value).endswith("and 803 more.")
+    assert len(str(caught.value)) < 20_000
 
 
 def test_every_kind_of_bad_row_is_named_in_one_error(data):

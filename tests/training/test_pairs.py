@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.model_management
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from PIL import Image
 
 from bokeh.optics.render import render_depth
 from bokeh.training.manifest import check_rows
-from bokeh.training.pairs import ManifestPairs, group_blurs
+from bokeh.training.pairs import RENDER_BYTES, ManifestPairs, group_blurs
 from bokeh.training.rows import Row
 
 
@@ -245,3 +246,54 @@ def test_the_picture_is_never_enlarged(tmp_path):
     for seed in range(5):
         images = ManifestPairs(rows, HEIGHT, held_out=0).draw(seeded(seed), 1, 1).images
         assert torch.equal(images[0], torch.from_numpy(stripes / np.float32(255)))
+
+
+def test_other_files_captions_or_settings_are_another_identity(tmp_path):
+    def identity(names="ab", **settings):
+        rows = check_rows([save_scene(tmp_path, name, ord(name)) for name in names], tmp_path, 64)
+        return ManifestPairs(rows, **{"size": 64, "held_out": 0.1, **settings}).identity()
+
+    first = identity()
+    # The same files written again are the same data.
+    assert identity() == first
+    assert {name for name in first if identity("abc")[name] != first[name]} == {"pictures", "captions"}
+    for setting, value in (("size", 48), ("keep_aspect", True), ("held_out", 0.2)):
+        assert {name for name in first if identity(**{setting: value})[name] != first[name]} == {setting}
+    rows = [save_scene(tmp_path, name, ord(name)) for name in "ab"]
+    rows[0]["caption"] = "something else"
+    changed = ManifestPairs(check_rows(rows, tmp_path, 64), 64, held_out=0.1).identity()
+    assert {name for name in first if changed[name] != first[name]} == {"captions"}
+    # Of the same name and size, one pixel another.
+    pixels = np.asarray(Image.open(tmp_path / "sharp" / "a.png")).copy()
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "sharp" / "a.png")
+    changed = ManifestPairs(check_rows(rows, tmp_path, 64), 64, held_out=0.1).identity()
+    assert changed["pictures"] != first["pictures"]
+
+
+@pytest.mark.parametrize("what", ["no room", "room for two", "no memory after all"])
+def test_rendering_asks_the_host_for_memory_and_goes_to_the_cpu_where_there_is_none(scenes, monkeypatch, what):
+    expected = ManifestPairs(scenes, 64, held_out=0).draw(seeded(), 1, 4)
+    memory = RENDER_BYTES * 64 * 64
+    free = {"no room": memory - 1, "room for two": 2 * memory, "no memory after all": 9 * memory}[what]
+    asked, rendered = [], []
+    monkeypatch.setattr(comfy.model_management, "free_memory", lambda size, device: asked.append((size, device)))
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: free)
+
+    def render(picture, disparity, focus, blurs):
+        rendered.append((picture.device.type, len(picture)))
+        if picture.device.type == "meta":
+            if what == "no memory after all":
+                raise comfy.model_management.OOM_EXCEPTION("out of memory")
+            return torch.zeros_like(picture, device="cpu")
+        return render_depth(picture, disparity, focus, blurs)
+
+    # A device that exists everywhere and computes nothing.
+    monkeypatch.setattr("bokeh.training.pairs.render_depth", render)
+    drawn = ManifestPairs(scenes, 64, held_out=0, device="meta").draw(seeded(), 1, 4)
+    assert asked == [(memory, torch.device("meta"))]
+    if what == "room for two":
+        assert rendered == [("meta", 2), ("meta", 2)]
+    else:
+        assert rendered[-1] == ("cpu", 4)
+        assert torch.equal(drawn.images, expected.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -84,21 +85,102 @@ def test_bad_rows_and_paths_are_refused_by_name(data):
     with pytest.raises(ValueError, match='The path of the pairs is " "'):
         run(" ")
     save_picture(data / "odd" / "sharp" / "a.png")
-    with pytest.raises(ValueError, match=r"(?s)No picture of .*odd can be used.*Skipped: 1, no caption"):
+    with pytest.raises(
+        ValueError, match=r"(?s)No picture of mine/odd can be used.*Skipped: 1, no caption.*sharp/a\.png"
+    ):
         run("mine/odd")
 
 
+def refusal(path: str) -> str:
+    with pytest.raises(ValueError, match="The path of the pairs is") as refused:
+        run(path)
+    return str(refused.value).replace(path, "...")
+
+
+def test_every_path_outside_gets_the_sentence_of_one_that_is_not_there(data, tmp_path_factory, monkeypatch):
+    outside = tmp_path_factory.mktemp("outside")
+    save_lines(outside / "manifest.jsonl", save_scene(outside, "secret", 1))
+    (data / "link").symlink_to(outside)
+    (data / "link.jsonl").symlink_to(outside / "manifest.jsonl")
+    (data / "linked manifest").mkdir()
+    (data / "linked manifest" / "manifest.jsonl").symlink_to(outside / "manifest.jsonl")
+    os.mkfifo(data / "pipe")
+    paths = [
+        str(outside),
+        str(outside / "manifest.jsonl"),
+        str(outside / "not there"),
+        f"../../{outside.parent.name}/{outside.name}",
+        "/etc/passwd",
+        "/dev/ptmx",
+        "mine/link",
+        "mine/link.jsonl",
+        "mine/pipe",
+        "//server/share",
+        "nul\0",
+        "a\nb",
+        "~",
+    ]
+    expected = refusal("theirs")
+    assert str(data) not in expected
+    for path in paths:
+        assert refusal(path) == expected, path
+    assert len(refusal("long/" * 100_000)) < 1000
+    with pytest.raises(ValueError, match="linked manifest has no pictures to train on"):
+        run("mine/linked manifest")
+    # The owner may open a folder to workflows.
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "bokeh_pairs", ([str(outside)], set()))
+    assert run(outside).result[2].startswith("Sharp pictures with depth: 1")
+    assert run("mine/link").result[2].startswith("Sharp pictures with depth: 1")
+
+
+def test_files_that_links_lead_out_to_are_not_there(data, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    secret = save_scene(outside, "secret", 1)
+    for part in ("sharp", "depth"):
+        (data / part / "out.png").symlink_to(outside / secret["picture" if part == "sharp" else "depth"])
+    (data / "sharp" / "out.txt").write_text("a scene")
+    row = {"picture": "sharp/out.png", "caption": "", "depth": "depth/a.png", "focus": 1.0}
+    save_lines(data / "out.jsonl", row, {**row, "picture": "sharp/a.png", "depth": "depth/out.png"})
+    with pytest.raises(ManifestError) as refused:
+        run("mine/out.jsonl")
+    message = str(refused.value)
+    assert message.startswith("mine/out.jsonl: 2 bad rows")
+    assert 'row 1: "picture": there is no file "sharp/out.png" in the folder of the manifest' in message
+    assert 'row 2: "depth": there is no file "depth/out.png" in the folder of the manifest' in message
+    (data / "manifest.jsonl").unlink()
+    (data / "sharp" / "a.txt").symlink_to(outside / "manifest.jsonl")
+    with pytest.raises(ValueError, match="No picture of mine can be used") as refused:
+        run("mine")
+    assert "out.png" not in str(refused.value)
+    # What PIL says of a file names no folder of the server either.
+    (data / "sharp" / "b.png").write_bytes(b"nothing")
+    save_lines(data / "bad.jsonl", {**row, "picture": "sharp/b.png"})
+    with pytest.raises(ManifestError) as refused:
+        run("mine/bad.jsonl")
+    assert str(data) not in str(refused.value)
+
+
 def test_changed_files_are_checked_again(data):
-    def fingerprint():
-        return NODE.fingerprint_inputs(source="manifest or folder", path="mine", size=64)
+    def fingerprint(path="mine"):
+        return NODE.fingerprint_inputs(source="manifest or folder", path=path, size=64)
 
     before = fingerprint()
     assert fingerprint() == before
     (data / "depth" / "a.png").touch()
     touched = fingerprint()
     assert touched != before
+    # What the manifest does not name is not looked at: the folder may be the disk.
     save_picture(data / "sharp" / "new.png")
-    assert fingerprint() != touched
+    (data / "broken").symlink_to(data / "nowhere")
+    assert fingerprint() == touched
+    # Over a link both are None, and an exception would switch the cache off for all behind.
+    assert NODE.fingerprint_inputs(source="manifest or folder", path=None) is not None
+    assert NODE.fingerprint_inputs(source=None, path=None) is None
+    assert fingerprint("not there") == fingerprint("not there")
+    (data / "manifest.jsonl").unlink()
+    searched = fingerprint()
+    save_picture(data / "sharp" / "newer.png")
+    assert fingerprint() != searched
     assert NODE.fingerprint_inputs(source="procedural scenes", path="anything") == "procedural scenes"
 
 
