@@ -244,8 +244,8 @@ def _check_pictures(model, pictures: Tensor) -> None:
     channels = model.get_model_object("latent_format").latent_channels
     if pictures.ndim != 4 or pictures.shape[1] != channels:
         raise ValueError(
-            f"The latent is {sides_of(pictures)} (channels x height x width), but this model's pictures have {channels} "
-            "channels. Encode the picture with the VAE that belongs to the model."
+            f"The latent is {sides_of(pictures)} (channels x height x width), but this model's pictures have "
+            f"{channels} channels. Encode the picture with the VAE that belongs to the model."
         )
     if not torch.isfinite(pictures).all():
         raise ValueError(
