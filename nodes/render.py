@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.model_management
 import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..optics.check import BLADES
-from ..optics.defocus import disc_radius
-from ..optics.depth import disparity_of, focus_at, focus_in
-from ..optics.render import render_depth
-from ..sweep.values import Sweep, format_value, parse_blurs
-from .schema import SWEEP, schema, validation
+from ..optics.check import BLADES, STRONGEST
+from ..optics.depth import AS_IS, EACH, SHARED, disparity_of, focus_at, focus_in, metric_disparity_of
+from ..optics.discs import drawn_aperture
+from ..optics.focus import Focus, in_words
+from ..optics.render import BYTES_PER_PIXEL, render_defocus
+from ..sweep.values import Scale, Sweep, parse_values
+from .device import device_for
+from .schema import FOCUS, SWEEP, schema, validation
 
+_BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
 _POINT, _VALUE = "point", "value"
 _ROUND = "round"
 # Steps of the progress bar for a picture.
 _STEPS = 100
+_BLURS = Scale("blur", 0.0, STRONGEST, ("0, 4, 8, 15, 30", "0..30/7"), "0 is sharp, 30 a strong defocus.")
 
 
 class BokehRender(io.ComfyNode):
@@ -32,21 +38,45 @@ class BokehRender(io.ComfyNode):
             node_id="BokehRender",
             display_name="Bokeh Render",
             description="Blurs a sharp picture by its depth map the way a lens does: fast, exact and without a model. "
-            "One blur or a whole sweep.",
+            "One blur, a whole sweep, or what Bokeh Focus chose.",
             inputs=[
                 io.Image.Input("image", tooltip="The picture, sharp everywhere. A batch is possible with one blur."),
-                io.Image.Input("depth", tooltip="Its depth map in grey, from any depth node."),
+                io.Image.Input(
+                    "depth",
+                    optional=True,
+                    tooltip="Its depth map in grey, from any depth node. Not needed with the focus of Bokeh Focus.",
+                ),
+                FOCUS.Input(
+                    "focus",
+                    optional=True,
+                    tooltip="From Bokeh Focus: depth, plane of focus, sharp range and blur. Everything below down to "
+                    "focus_value is not used then.",
+                ),
                 io.Combo.Input(
-                    "near",
-                    options=["bright", "dark"],
-                    tooltip="Whether near things are bright or dark in the depth map. Depth Anything and MiDaS make "
-                    "them bright.",
+                    "depth_is",
+                    options=[_BRIGHT, _DARK, _METRES, _INVERSE],
+                    tooltip="What the depth map shows: grey with near things bright (Depth Anything, MiDaS) or dark; "
+                    "or real distances, in metres or their inverse in 1/m. With real distances the blur K of a lens "
+                    "gives its true discs.",
+                ),
+                io.Combo.Input(
+                    "depth_range",
+                    options=[SHARED, EACH, AS_IS],
+                    tooltip="What the farthest and the nearest thing of a grey map are: those of the whole batch, so "
+                    "that a clip does not pump; those of each picture; or black and white themselves.",
                 ),
                 io.String.Input(
                     "blurs",
                     default="15",
-                    tooltip="One blur from 0 (sharp) to 30 (strongest), or several as in Bokeh Sweep: 0, 4, 8, 15, 30 "
-                    "or 0..30/7, which means seven values evenly spaced from 0 to 30. One picture is made for each.",
+                    tooltip="One blur, 0 = sharp, 30 = strong, or several as in Bokeh Sweep: 0, 4, 8, 15, 30 or "
+                    "0..30/7, which means seven values evenly spaced from 0 to 30. One picture is made for each.",
+                ),
+                io.Float.Input(
+                    "lens_blur",
+                    optional=True,
+                    force_input=True,
+                    tooltip="K of Bokeh Lens, which goes before blurs: pixels for each 1/m, for a depth map in metres "
+                    "or 1/m.",
                 ),
                 io.Combo.Input(
                     "focus_by",
@@ -56,13 +86,24 @@ class BokehRender(io.ComfyNode):
                 ),
                 _slider("focus_x", 0.5, 1.0, "The point to focus on: 0 = left edge of the picture, 1 = right edge."),
                 _slider("focus_y", 0.5, 1.0, "The point to focus on: 0 = upper edge of the picture, 1 = lower edge."),
-                _slider("focus", 0.5, 1.0, "For focus by value: 0 = the farthest thing, 1 = the nearest one."),
+                _slider("focus_value", 0.5, 1.0, "For focus by value: 0 = the farthest thing, 1 = the nearest one."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White on what is to be sharp; the median of its depth is the focus.",
+                ),
                 io.Combo.Input(
                     "blades",
                     options=[_ROUND, *(str(count) for count in BLADES if count)],
                     tooltip="Shape of the aperture, and so of blurred lights: round, or a polygon of that many blades.",
                 ),
                 _slider("rotation", 0.0, 90.0, "Turns the polygon, in degrees."),
+                io.Mask.Input(
+                    "aperture",
+                    optional=True,
+                    tooltip="A drawn shape, white where light passes, in place of blades and rotation: a heart, a star, "
+                    "a ring, a lying oval as of anamorphic lenses.",
+                ),
                 _slider(
                     "cats_eye",
                     0.0,
@@ -74,74 +115,78 @@ class BokehRender(io.ComfyNode):
                     "highlight",
                     0.0,
                     10.0,
-                    "Makes blurred lights glow: how much brighter than white a white pixel is taken to have been, in "
-                    "times of white. 0 = off; 1 to 4 suit lamps and reflections.",
-                ),
-                io.Float.Input(
-                    "gamma",
-                    default=2.2,
-                    min=1.0,
-                    max=4.0,
-                    step=0.1,
-                    tooltip="How pixel values become light: 2.2 is right for ordinary pictures, 1 blurs the values "
-                    "themselves, which makes blurred lights dull.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="White on what is to be sharp; the median of its depth is the focus.",
+                    "Makes blurred lights glow: how much brighter than white a pixel that is cut off at white is taken "
+                    "to have been, in times of white. 0 = off; 1 to 4 suit lamps and reflections.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The rendered pictures, one for each blur."),
                 SWEEP.Output(
                     display_name="sweep",
-                    tooltip="Which picture shows which blur; for the sweep's view, grid, report and files.",
+                    tooltip="Which picture shows which blur or focus; for the sweep's view, grid, report and files.",
                 ),
+                io.Mask.Output(
+                    display_name="defocus",
+                    tooltip="The radius of each pixel's disc of light in pixels: above 0 before the plane of focus, "
+                    "below 0 behind it.",
+                ),
+                io.Mask.Output(display_name="in_focus", tooltip="White where the picture looks sharp."),
             ],
-            is_output_node=True,
         )
 
     @classmethod
     def validate_inputs(cls, blurs: str | None) -> bool | str:
-        return validation(parse_blurs, blurs)
+        return validation(_parse, blurs)
 
     @classmethod
     def execute(
         cls,
         image,
-        depth,
-        near: str,
+        depth_is: str,
+        depth_range: str,
         blurs: str,
         focus_by: str,
         focus_x: float,
         focus_y: float,
-        focus: float,
+        focus_value: float,
         blades: str,
         rotation: float,
         cats_eye: float,
         highlight: float,
-        gamma: float,
+        depth=None,
+        focus: Focus | None = None,
+        lens_blur: float | None = None,
         mask=None,
+        aperture=None,
     ) -> io.NodeOutput:
-        values, count = parse_blurs(blurs), len(image)
-        if count > 1 and len(values) > 1:
+        notes: list[str] = []
+        sweep = None
+        if focus is None:
+            values = _parse(blurs) if lens_blur is None else (lens_blur,)
+            disparity, metric, notes = _disparity(depth, depth_is, depth_range, image)
+            if lens_blur is not None and not metric:
+                notes.append(
+                    "The blur of a lens counts for each 1/m, and this depth map has no unit: it was used as is."
+                )
+            if mask is not None:
+                plane, mask_notes = focus_in(disparity, mask)
+                notes += mask_notes
+            elif focus_by == _POINT:
+                plane = focus_at(disparity, focus_x, focus_y)
+            else:
+                low, high = disparity.aminmax() if metric else (0.0, 1.0)
+                plane = disparity.new_full((len(image),), float(low + focus_value * (high - low)))
+            focus, sweep = _focused(disparity, metric, plane, values)
+        if len(image) not in (1, len(focus)):
             raise ValueError(
-                f"{count} pictures came and {len(values)} blurs were asked for, but a sweep is one scene. Connect one "
-                "picture, or ask for one blur."
+                f"{len(image)} pictures came with the focus of {len(focus)}. Connect the same pictures to Bokeh "
+                "Focus, or one picture."
             )
-        device = comfy.model_management.get_torch_device()
-        disparity, notes = disparity_of(depth.to(device), near == "bright", count, tuple(image.shape[1:3]))
-        if mask is not None:
-            plane, mask_notes = focus_in(disparity, mask)
-            notes += mask_notes
-        else:
-            plane = focus_at(disparity, focus_x, focus_y) if focus_by == _POINT else disparity.new_full((count,), focus)
         lens = {"blades": 0 if blades == _ROUND else int(blades), "rotation": rotation, "cats_eye": cats_eye}
-        images = _render(image[..., :3], disparity, plane, values, {**lens, "highlight": highlight, "gamma": gamma})
-        sweep = Sweep(values * count)
-        text = "\n".join(f"- {line}" for line in (_in_words(disparity, plane, max(values)), *notes))
-        return io.NodeOutput(images, sweep, ui=ui.PreviewText(text))
+        shape = None if aperture is None else drawn_aperture(aperture if aperture.ndim == 2 else aperture[0])
+        images, defocus, in_focus = _render(image[..., :3], focus, {**lens, "aperture": shape, "highlight": highlight})
+        text = "\n".join(f"- {line}" for line in (_in_words(focus), *notes))
+        return io.NodeOutput(images, sweep or _sweep(focus), defocus, in_focus, ui=ui.PreviewText(text))
 
 
 def _slider(id: str, default: float, last: float, tooltip: str) -> io.Float.Input:
@@ -157,27 +202,67 @@ def _slider(id: str, default: float, last: float, tooltip: str) -> io.Float.Inpu
     )
 
 
-def _render(image: Tensor, disparity: Tensor, focus: Tensor, blurs: tuple[float, ...], lens: dict) -> Tensor:
-    """One picture for each blur, or for each of several pictures; on the image's device, work on the disparity's."""
-    jobs = [(blur, row) for blur in blurs for row in range(len(image))]
-    bar = ProgressBar(len(jobs) * _STEPS)
-
-    def render(job: int, blur: float, row: int) -> Tensor:
-        def on_part(done: int, parts: int) -> None:
-            bar.update_absolute((job * parts + done) * _STEPS // parts)
-            comfy.model_management.throw_exception_if_processing_interrupted()
-
-        rows = slice(row, row + 1)
-        source = image[rows].to(disparity.device)
-        return render_depth(source, disparity[rows], focus[rows], blur, **lens, on_part=on_part).to(image.device)
-
-    # One at a time: the maps of a long batch together may not fit into the memory.
-    return torch.cat([render(job, blur, row) for job, (blur, row) in enumerate(jobs)])
+def _parse(blurs: str) -> tuple[float, ...]:
+    return parse_values(blurs, _BLURS)
 
 
-def _in_words(disparity: Tensor, focus: Tensor, blur: float) -> str:
-    defocus = (disparity - focus[:, None, None]).abs().max()
-    radius = disc_radius(blur, defocus, min(disparity.shape[1:])).item()
-    planes = sorted({format_value(value) for value in focus.tolist()}, key=float)
-    between = planes[0] if len(planes) == 1 else f"{planes[0]} to {planes[-1]}"
-    return f"focus at {between} (0 = far, 1 = near); the largest disc has a radius of {radius:.1f} px"
+def _disparity(depth: Tensor | None, depth_is: str, depth_range: str, image: Tensor) -> tuple[Tensor, bool, list[str]]:
+    """Disparity [B, H, W], whether it is in 1/m, and sentences for the user."""
+    if depth is None:
+        raise ValueError("There is no depth. Connect the picture's depth map, or the focus of Bokeh Focus.")
+    count, size = len(image), tuple(image.shape[1:3])
+    if depth_is in (_METRES, _INVERSE):
+        disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size)
+        return disparity, True, notes
+    disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size, depth_range)
+    return disparity, False, notes
+
+
+def _focused(disparity: Tensor, metric: bool, plane: Tensor, blurs: tuple[float, ...]) -> tuple[Focus, Sweep]:
+    """One picture focused at its plane at each of the blurs, or several at one."""
+    count = len(plane)
+    if count > 1 and len(blurs) > 1:
+        raise ValueError(
+            f"{count} pictures came and {len(blurs)} blurs were asked for, but a sweep is one scene. Connect one "
+            "picture, or ask for one blur."
+        )
+    values = blurs * count
+    return Focus(disparity, metric, plane.expand(len(values)), plane.new_tensor(values)), Sweep(values)
+
+
+def _sweep(focus: Focus) -> Sweep:
+    return focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
+
+
+def _render(image: Tensor, focus: Focus, lens: dict) -> tuple[Tensor, Tensor, Tensor]:
+    """A picture [N, H, W, 3], signed radii and what is in focus [N, H, W] for each row of the focus."""
+    count, (height, width) = len(focus), image.shape[1:3]
+    bar = ProgressBar(count * _STEPS)
+    defocus, in_focus = (torch.empty(count, height, width) for _ in range(2))
+    images = torch.empty(count, height, width, 3)
+    device = device_for(BYTES_PER_PIXEL * height * width)
+
+    def on_part(done: int, parts: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(min(row * _STEPS + done * _STEPS // parts, count * _STEPS))
+
+    for row in range(count):
+        defocus[row], in_focus[row] = focus.defocus(row), focus.in_focus(row)
+        picture = image[row if len(image) > 1 else 0]
+        try:
+            images[row] = render_defocus(picture.to(device), defocus[row].to(device), on_part=on_part, **lens)
+        except comfy.model_management.OOM_EXCEPTION:
+            # Somebody else took the memory in between; the processor's is slower but larger.
+            device = torch.device("cpu")
+            comfy.model_management.soft_empty_cache()
+            images[row] = render_defocus(picture.to(device), defocus[row], on_part=on_part, **lens)
+    return images, defocus, in_focus
+
+
+def _in_words(focus: Focus) -> str:
+    """Of a sweep of blurs the strongest says what is sharp."""
+    if focus.swept or len(focus.disparity) > 1:
+        return in_words(focus)
+    strongest = int(focus.blur.argmax())
+    row = slice(strongest, strongest + 1)
+    return in_words(replace(focus, plane=focus.plane[row], blur=focus.blur[row]))

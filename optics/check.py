@@ -23,8 +23,8 @@ def per_picture(value: Tensor | float, image: Tensor, name: str) -> Tensor:
     return values.expand(len(image))
 
 
-def check(image: Tensor, disparity: Tensor, blur: Tensor, lens: dict[str, float]) -> None:
-    """Raise ValueError for shapes that do not fit, NaN or infinite values, and settings outside their range."""
+def check(image: Tensor, disparity: Tensor, blur: Tensor) -> None:
+    """Raise ValueError for shapes that do not fit, NaN or infinite values, and blurs outside their range."""
     if image.ndim != 4 or image.shape[-1] != 3:
         raise ValueError(f"The pictures have the shape {list(image.shape)}, expected [B, H, W, 3]: RGB in 0 to 1.")
     if disparity.shape != image.shape[:3]:
@@ -32,25 +32,32 @@ def check(image: Tensor, disparity: Tensor, blur: Tensor, lens: dict[str, float]
             f"The disparities have the shape {list(disparity.shape)}, the pictures {list(image.shape)}. Give one "
             "disparity for each pixel of each picture."
         )
-    for name, values in (("pictures", image), ("disparities", disparity)):
-        if not values.isfinite().all():
-            raise ValueError(f"The {name} have NaN or infinite values. Replace them, or make them again.")
+    check_finite(image, "pictures")
+    check_finite(disparity, "disparities")
     for value in blur.tolist():
         if not 0 <= value <= STRONGEST:
             raise ValueError(f"Blur {value:g} is outside 0 to {STRONGEST:g}. 0 is sharp, 30 a strong defocus.")
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Raise ValueError for NaN or infinite values of what is called ``name``."""
+    if not values.isfinite().all():
+        raise ValueError(f"The {name} have NaN or infinite values. Replace them, or make them again.")
+
+
+def check_lens(gamma: float, blades: int, rotation: float, cats_eye: float, highlight: float) -> None:
+    """Raise ValueError for settings of the lens outside their range."""
     # Each also false for NaN.
-    if not 0 < lens["gamma"] < float("inf"):
-        raise ValueError(
-            f"Gamma {lens['gamma']:g} is not above 0. 2.2 is that of pictures; 1 blurs the values themselves."
-        )
-    if lens["blades"] not in BLADES:
-        raise ValueError(f"An aperture of {lens['blades']} blades was asked for. Use 5 to 9, or 0 for a round one.")
-    if not abs(lens["rotation"]) < float("inf"):
+    if not 0 < gamma < float("inf"):
+        raise ValueError(f"Gamma {gamma:g} is not above 0. 2.2 is that of pictures; 1 blurs the values themselves.")
+    if blades not in BLADES:
+        raise ValueError(f"An aperture of {blades} blades was asked for. Use 5 to 9, or 0 for a round one.")
+    if not abs(rotation) < float("inf"):
         raise ValueError("The rotation is infinite or NaN. Give it in degrees.")
-    if not 0 <= lens["cats_eye"] <= 1:
-        raise ValueError(f"Cat's eye {lens['cats_eye']:g} is outside 0 (round everywhere) to 1.")
-    if not 0 <= lens["highlight"] < float("inf"):
-        raise ValueError(f"Highlight {lens['highlight']:g} is not a number from 0 (off) up. 3 makes lights glow.")
+    if not 0 <= cats_eye <= 1:
+        raise ValueError(f"Cat's eye {cats_eye:g} is outside 0 (round everywhere) to 1.")
+    if not 0 <= highlight < float("inf"):
+        raise ValueError(f"Highlight {highlight:g} is not a number from 0 (off) up. 3 makes lights glow.")
 
 
 def check_radius(radius: float, height: int, width: int) -> None:

@@ -83,6 +83,23 @@ class Aperture:
         return math.sqrt(math.pi / (self.blades * math.tan(math.pi / self.blades)))
 
 
+def cut_of(
+    radius: Tensor, cats_eye: float, top: Tensor | float, left: Tensor | float, height: int, width: int
+) -> Tensor:
+    """Half the way (y, x) in px between the centres of the two circles of cat's eye at a place of the picture."""
+    y, x = (torch.as_tensor(at, dtype=radius.dtype, device=radius.device) for at in (top, left))
+    from_centre = torch.stack(torch.broadcast_tensors(y - (height - 1) / 2, x - (width - 1) / 2))
+    corner = max(1.0, (height - 1) ** 2 + (width - 1) ** 2) / 4
+    # By the square, because a kink in the middle of the picture would show, and change the light of points there.
+    return (cats_eye / 2 / corner) * radius * (from_centre * from_centre.square().sum(0).sqrt())
+
+
+def cut_distance(cut: Tensor, distance: float, y: Tensor | float, x: Tensor | float) -> Tensor:
+    """Distance for ``soft_disc`` of (y, x) in an aperture that two circles, shifted by ``cut`` and -``cut``, limit."""
+    along = (cut[0] * y + cut[1] * x).abs()
+    return (cut.square().sum(0) + 2 * along + (y**2 + x**2)).sqrt().clamp(min=distance)
+
+
 def render_layers(colours: Tensor, alphas: Tensor, radii: Tensor, margin: int) -> Tensor:
     """Picture of a scene of flat layers through a lens.
 

@@ -39,8 +39,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .check import check, check_radius, per_picture
-from .defocus import DISPLAY_GAMMA, Aperture, disc_radius, soft_disc
+from .check import check, check_lens, check_radius, per_picture
+from .defocus import DISPLAY_GAMMA, Aperture, cut_distance, cut_of, disc_radius, soft_disc
 from .light import to_light, to_picture
 
 # Pixels of a tile: on a CPU those that a thread works on should stay in its cache, on a GPU every kernel should have
@@ -144,8 +144,8 @@ def render_exactly(
         ValueError: for shapes that do not fit, NaN or infinite values, and settings outside their range.
     """
     focus, blur = (per_picture(value, image, name) for value, name in ((focus, "focus"), (blur, "blur")))
-    lens = {"gamma": gamma, "blades": blades, "rotation": rotation, "cats_eye": cats_eye, "highlight": highlight}
-    check(image, disparity, blur, lens)
+    check(image, disparity, blur)
+    check_lens(gamma, blades, rotation, cats_eye, highlight)
     defocus = disparity.to(focus) - focus[:, None, None]
     radius = disc_radius(blur[:, None, None], defocus, min(defocus.shape[1:]))
     check_radius(radius.max().item(), *radius.shape[1:])
@@ -214,12 +214,7 @@ def _disc(points: _Points, distance: float, offset: tuple[int, int] | None) -> T
 
 
 def _cut_distance(cut: Tensor | None, distance: float, offset: tuple[int, int] | None) -> Tensor | float:
-    """Distance for an aperture that two circles, shifted by ``cut`` and -``cut``, limit as well."""
-    if cut is None:
-        return distance
-    along = (cut[0] * offset[0] + cut[1] * offset[1]).abs_()
-    further = cut.square().sum(0) + 2 * along + (offset[0] ** 2 + offset[1] ** 2)
-    return further.sqrt_().clamp_(min=distance)
+    return distance if cut is None else cut_distance(cut, distance, *offset)
 
 
 def _area(points: _Points, aperture: Aperture) -> Tensor:
@@ -260,9 +255,6 @@ def _tiles(maps: Tensor) -> Iterator[_Tile]:
 
 def _cuts(radius: Tensor, cats_eye: float) -> Tensor:
     height, width = radius.shape[-2:]
-    y = torch.arange(height, device=radius.device) - (height - 1) / 2
-    x = torch.arange(width, device=radius.device) - (width - 1) / 2
-    corner = max(1.0, (height - 1) ** 2 + (width - 1) ** 2) / 4
-    from_centre = torch.stack([y[:, None].expand(height, width), x.expand(height, width)])
-    # By the square, because a kink in the middle of the picture would show, and change the light of points there.
-    return (cats_eye / 2 / corner) * radius * (from_centre * from_centre.square().sum(0).sqrt())[:, None]
+    y, x = (torch.arange(side, device=radius.device) for side in (height, width))
+    from_centre = cut_of(radius.new_ones(()), cats_eye, y[:, None], x, height, width)
+    return from_centre[:, None] * radius

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .defocus import Aperture, soft_disc
+from .defocus import soft_disc
 
 # A disc is one pixel up to 0.5, a cross up to 0.9142, where the corners of 3 x 3 pixels begin.
 NEAR_FOCUS = (0.0, 0.25, 0.5, 0.7071, 0.9142, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
@@ -55,48 +55,6 @@ class Levels:
         low, gap = levels[lower], levels[lower + 1] - levels[lower]
         share = torch.where(within > 1e-6, (_width(signed) - below) / within, (signed - low) / gap)
         return lower.to(torch.int16), share.clamp_(0, 1)
-
-
-class Discs:
-    """The discs of levels as spectra of a periodic grid."""
-
-    def __init__(self, aperture: Aperture, device: torch.device) -> None:
-        self.aperture, self.device = aperture, device
-        self._made: dict[tuple[float, int, int], Tensor] = {}
-
-    def reach(self, radius: float) -> int:
-        """Whole px beyond which a disc of ``radius`` px has no light."""
-        return self.aperture.reach(radius)
-
-    def spread(self, light: Tensor, level: float, octave: int, top: int, left: int) -> Tensor:
-        """Light [C, n, n] of a level on its grid, spread over its discs; periodic. ``top`` and ``left`` say where in
-        the picture the grid lies, in px."""
-        side = light.shape[-1]
-        key = level, side, octave
-        if key not in self._made:
-            self._made[key] = self._spectrum(level, side, octave)
-        return torch.fft.irfft2(torch.fft.rfft2(light).mul_(self._made[key]), s=light.shape[-2:])
-
-    def _spectrum(self, level: float, side: int, octave: int) -> Tensor:
-        steps = torch.fft.fftfreq(side, 1 / side, device=self.device)
-        radius = abs(level) / 2**octave
-        if octave:
-            # Averaging into cells and interpolating between them widens a disc as one cell of radius does.
-            radius = math.sqrt(radius**2 - 1)
-        disc = soft_disc(self.aperture.distance(steps[:, None], steps), torch.tensor(radius, device=self.device))
-        return torch.fft.rfft2(disc / disc.sum())
-
-
-def good_size(side: int) -> int:
-    """The next whole number without a prime factor above 5, for which the transform is fast."""
-    while True:
-        rest = side
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return side
-        side += 1
 
 
 def enlarged(cells: Tensor, octave: int) -> Tensor:

@@ -27,18 +27,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .check import check, check_radius, per_picture
+from .check import check, check_finite, check_lens, check_radius, per_picture
 from .defocus import DISPLAY_GAMMA, Aperture, disc_radius
-from .levels import Discs, Levels, enlarged, good_size
+from .discs import Discs, good_size
+from .levels import Levels, enlarged
 from .light import to_light, to_picture
 
 # Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
 TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
+# With cat's eye a tile is an eighth of the picture, but not below this.
+SMALL_TILE = 64
 # Two levels at least this far apart are one surface in the middle between them and two at either of them: the other
 # level turns into what is before or behind with this power of the share. A lower power lets more of the background
 # through a blurred subject's edge, a higher one shows seams on slopes.
 APART = 0.7
 POWER = 8
+# What a picture's maps take at most, and the tiles with them.
+BYTES_PER_PIXEL = 100
 # What rounding in a Fourier transform may leave where there is no light.
 NOTHING = 1e-5
 
@@ -71,62 +76,79 @@ def render_depth(
     focus: Tensor | float,
     blur: Tensor | float,
     *,
+    on_part: Callable[[int, int], None] | None = None,
+    **lens: float,
+) -> Tensor:
+    """The pictures as a lens focused at ``focus`` shows them. Args, ``lens``, returns and errors as
+    `exact.render_exactly`; ``on_part`` is called several times a second."""
+    focus, blur = (per_picture(value, image, name) for value, name in ((focus, "focus"), (blur, "blur")))
+    check(image, disparity, blur)
+    out = torch.empty_like(image)
+    for row in range(len(image)):
+        defocus = disparity[row].to(focus) - focus[row]
+        signed = disc_radius(blur[row], defocus, min(defocus.shape)).copysign_(defocus)
+        on_share = None if on_part is None else _part_of(on_part, row, len(image))
+        out[row] = render_defocus(image[row], signed, on_part=on_share, **lens)
+    return out
+
+
+def render_defocus(
+    picture: Tensor,
+    signed: Tensor,
+    *,
     gamma: float = DISPLAY_GAMMA,
     blades: int = 0,
     rotation: float = 0.0,
+    aperture: Tensor | None = None,
     cats_eye: float = 0.0,
     highlight: float = 0.0,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The picture as a lens focused at ``focus`` shows it.
+    """A picture with discs of known radii.
 
-    Time and memory grow with the number of pixels, hardly with the radii. Runs in float32 on the device of ``image``.
+    Time and memory grow with the number of pixels, hardly with the radii. Runs in float32 on the picture's device.
 
-    Args, returns and errors as `exact.render_exactly`. ``on_part`` is called several times a second.
+    Args:
+        picture: [H, W, 3] sRGB in 0..1, everything sharp.
+        signed: radius in px of each pixel's disc, [H, W], above 0 before the plane of focus.
+        gamma, blades, rotation, cats_eye, highlight, on_part: as for `exact.render_exactly`.
+        aperture: a drawn one (`discs.drawn_aperture`) in place of blades and rotation. What lies behind the plane of
+            focus shows it upright.
+
+    Returns:
+        [H, W, 3] like ``picture``. A pixel that gets no light but its own is equal to it bit for bit.
+
+    Raises:
+        ValueError: for NaN or infinite values, a disc wider than the picture, and settings outside their range.
     """
-    focus, blur = (per_picture(value, image, name) for value, name in ((focus, "focus"), (blur, "blur")))
-    lens = {"gamma": gamma, "blades": blades, "rotation": rotation, "cats_eye": cats_eye, "highlight": highlight}
-    check(image, disparity, blur, lens)
-    discs = Discs(Aperture(blades, rotation), image.device)
-    out = image.clone()
-    for row in range(len(image)):
-        on_share = None if on_part is None else _part_of(on_part, row, len(image))
-        _render(out[row], disparity[row], focus[row], blur[row], discs, gamma, highlight, on_share)
-    return out
-
-
-def _render(
-    picture: Tensor,
-    disparity: Tensor,
-    focus: Tensor,
-    blur: Tensor,
-    discs: Discs,
-    gamma: float,
-    highlight: float,
-    on_part: Callable[[int, int], None] | None,
-) -> None:
-    """Render one picture [H, W, 3] in place."""
-    height, width = disparity.shape
-    defocus = disparity.float() - focus
-    signed = disc_radius(blur, defocus, min(height, width)).copysign_(defocus)
-    lowest, highest = signed.min().item(), signed.max().item()
+    check_lens(gamma, blades, rotation, cats_eye, highlight)
+    check_finite(picture, "pictures")
+    check_finite(signed, "radii")
+    height, width = signed.shape
+    lowest, highest = (extreme.item() for extreme in signed.aminmax())
     largest = max(-lowest, highest)
     check_radius(largest, height, width)
+    out = picture.clone()
     levels = Levels(lowest, highest)
     if len(levels) > 1:
         scene = _Scene(to_light(picture[None], gamma, highlight)[:, 0], signed, *_placed(signed, levels))
         side = TILE if largest < LARGE_RADIUS else LARGE_TILE
+        if cats_eye:
+            side = min(side, max(SMALL_TILE, 2 ** round(math.log2(max(height, width) / 8))))
+        shape = Aperture(blades, rotation) if aperture is None else aperture.to(picture.device)
+        discs = Discs(shape, cats_eye, (height, width), side, picture.device)
         tiles = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
         for index, (top, left) in enumerate(tiles):
             on_level = None if on_part is None else _part_of(on_part, index, len(tiles))
             sums = _sums(scene, levels, discs, top, left, side, on_level)
             light, untouched = _laid_over(sums, _window(signed, top, left, side))
-            old = picture[top : top + side, left : left + side]
+            old = out[top : top + side, left : left + side]
             here = slice(0, old.shape[0]), slice(0, old.shape[1])
             new = to_picture(light, gamma).movedim(0, -1)[here]
             old.copy_(torch.where(untouched[here][..., None], old, new.to(old.dtype)))
     if on_part is not None:
         on_part(1, 1)
+    return out
 
 
 def _laid_over(sums: _Sums, signed: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +193,7 @@ def _sums(
                 if abs(levels.values[j]) > 0.5:
                     if octave:
                         light = F.avg_pool2d(light[None], cell)[0]
-                    light = discs.spread(light, levels.values[j], octave, top - margin, left - margin)
+                    light = discs.spread(light, levels.values[j], octave, top, left, margin // cell)
                 light = _cropped(light, margin // cell, side // cell)
                 spread = dict(zip(parts, light.split([len(part) for part in parts.values()]), strict=True))
                 own = spread.pop("own", None)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from bokeh.optics.depth import disparity_of, focus_at, focus_in
+from bokeh.optics.depth import AS_IS, EACH, SHARED, disparity_of, focus_at, focus_in, metric_disparity_of
 
 RAMP = torch.linspace(0.2, 0.6, 12)[None, None].expand(1, 8, 12)
 
@@ -29,13 +29,64 @@ def test_a_map_is_brought_to_its_full_range_bright_near_or_dark_near():
     assert torch.equal(dark, 1 - bright)
 
 
-def test_each_map_of_a_batch_has_its_own_range_and_one_map_serves_all():
-    maps = torch.cat([RAMP, RAMP * 0.1])
-    disparity, _ = disparity_of(grey(maps), True, 2, (8, 12))
-    torch.testing.assert_close(disparity[0], disparity[1], atol=1e-6, rtol=0)
-    shared, _ = disparity_of(grey(RAMP), True, 3, (8, 12))
-    assert shared.shape == (3, 8, 12)
-    assert torch.equal(shared[2], disparity[0])
+def test_maps_of_a_batch_share_a_range_have_their_own_or_are_taken_as_they_are():
+    maps = grey(torch.cat([RAMP, RAMP * 0.5]))
+    shared, _ = disparity_of(maps, True, 2, (8, 12), SHARED)
+    torch.testing.assert_close(shared[0], (RAMP[0] - 0.1) / 0.5)
+    # The same wall is as near in both frames of a clip, whatever else comes and goes.
+    torch.testing.assert_close(shared[1], (RAMP[0] * 0.5 - 0.1) / 0.5)
+    each, _ = disparity_of(maps, True, 2, (8, 12), EACH)
+    torch.testing.assert_close(each[0], each[1], atol=1e-6, rtol=0)
+    as_is, _ = disparity_of(maps, True, 2, (8, 12), AS_IS)
+    torch.testing.assert_close(as_is, maps[..., 0])
+    assert torch.equal(disparity_of(maps, True, 2, (8, 12))[0], shared)
+    one, _ = disparity_of(grey(RAMP), True, 3, (8, 12))
+    assert one.shape == (3, 8, 12)
+    assert torch.equal(one[2], one[0])
+    # A frame without any depth is one of a clip, but no still.
+    flat = torch.cat([grey(RAMP), torch.full((1, 8, 12, 3), 0.4)])
+    assert (disparity_of(flat, True, 2, (8, 12))[0][1] - 0.5).abs().max() < 1e-6
+
+
+def test_a_hot_pixel_does_not_squeeze_the_rest_and_rounding_is_no_mistake():
+    ramp = torch.linspace(0, 1, 64)[None, None].expand(1, 64, 64).clone()
+    hot = ramp.clone()
+    hot[0, 5, 5] = 40.0
+    disparity, _ = disparity_of(grey(hot), True, 1, (64, 64))
+    expected, _ = disparity_of(grey(ramp), True, 1, (64, 64))
+    hot_pixel = hot == 40
+    torch.testing.assert_close(disparity[~hot_pixel], expected[~hot_pixel], atol=0.01, rtol=0)
+    assert disparity[hot_pixel] == 1
+    assert disparity_of(grey(ramp * 1.0000001), True, 1, (64, 64), AS_IS)[0].max() == 1
+    assert_refused(
+        "The depth map goes from 0 to 40, expected 0 to 1 to be taken as it is. Choose another range, or a unit.",
+        *(disparity_of, grey(hot), True, 1, (64, 64), AS_IS),
+    )
+
+
+def test_metres_and_their_inverse_are_used_as_they_are():
+    metres = grey(1 / (RAMP * 5))
+    metres[0, 0, 0] = math.inf
+    disparity, notes = metric_disparity_of(metres, True, 1, (8, 12))
+    assert disparity[0, 0, 0] == 0
+    torch.testing.assert_close(disparity[0, 1], RAMP[0, 0] * 5)
+    assert notes == []
+    torch.testing.assert_close(metric_disparity_of(grey(RAMP * 5), False, 2, (8, 12))[0][1], RAMP[0] * 5)
+    assert_refused(
+        "3 of the 288 values of the depth map are not distances above 0 m. Connect the distances in metres as they "
+        "are, not a picture of them, or choose what the map shows.",
+        *(metric_disparity_of, with_a_zero(metres), True, 1, (8, 12)),
+    )
+    assert_refused(
+        "The depth map goes down to -3, expected 0 (infinity) and more in 1/m. Choose what it shows.",
+        *(metric_disparity_of, grey(RAMP * -5), False, 1, (8, 12)),
+    )
+
+
+def with_a_zero(depth: torch.Tensor) -> torch.Tensor:
+    depth = depth.clone()
+    depth[0, 2, 2] = 0
+    return depth
 
 
 def test_a_map_of_another_size_is_resized_with_a_note():
@@ -83,7 +134,7 @@ def test_bad_depth_is_refused():
     assert_refused(
         "Depth map 2 of 2 has the same value, 0.5, everywhere: there is no depth to render a blur from. Check that it "
         "comes from a depth node and belongs to this picture.",
-        *(disparity_of, torch.cat([grey(RAMP), torch.full((1, 8, 12, 3), 0.5)]), True, 2, size),
+        *(disparity_of, torch.cat([grey(RAMP), torch.full((1, 8, 12, 3), 0.5)]), True, 2, size, EACH),
     )
 
 

@@ -54,6 +54,13 @@ def test_it_is_nearly_the_exact_renderer(kind, focus, blur, lens):
     assert decibels(fast, exact) > 50
 
 
+@pytest.mark.parametrize("lens", [{"cats_eye": 1.0}, {"cats_eye": 0.6, "blades": 6}])
+def test_discs_squeezed_towards_the_corners_are_nearly_exact(lens):
+    image, disparity = scene("smooth")
+    fast, exact = (render(image, disparity, 0.8, 30.0, **lens) for render in (render_depth, render_exactly))
+    assert decibels(fast, exact) > 45
+
+
 def test_large_discs_on_coarse_grids_are_nearly_exact():
     image, disparity = scene("blobs")
     for focus, blur in ((0.1, 80.0), (0.9, 80.0)):
