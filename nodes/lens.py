@@ -31,6 +31,9 @@ _CUSTOM = "custom width"
 _TO_BLUR = "f-number to blur"
 _TO_F_NUMBER = "blur to f-number"
 
+# A lens that nobody described; the sensor is full frame then.
+_USUAL = {"focal_length": (50.0, " mm"), "f_number": (1.8, ""), "focus_distance": (2.0, " m")}
+
 # What an argument of the functions of `optics.lens` is called where it is missing.
 _ASKED = {
     "focal_length": "the focal length in mm",
@@ -75,7 +78,7 @@ class BokehLens(io.ComfyNode):
                     "sensor",
                     options=[_FROM_PHOTO, *SENSORS, _CUSTOM],
                     tooltip="The camera's sensor. From the photo: out of its focal length for full frame (35 mm film), "
-                    "which phones and most cameras write down.",
+                    "which phones and most cameras write down; without a photo full frame.",
                 ),
                 io.Float.Input(
                     "sensor_width",
@@ -118,8 +121,11 @@ class BokehLens(io.ComfyNode):
                     "without a sweep, this one blur.",
                 ),
                 io.String.Output(display_name="text", tooltip="Blur, circle of confusion and depth of field in words."),
+                io.Float.Output(
+                    display_name="lens_blur",
+                    tooltip="K without a limit, for Bokeh Render with a depth map in metres or 1/m.",
+                ),
             ],
-            is_output_node=True,
         )
 
     @classmethod
@@ -165,13 +171,15 @@ class BokehLens(io.ComfyNode):
             f_number = f_number_of(blur, **lens)
         slider = min(blur, BLUR_MAX)
         if blur > BLUR_MAX:
-            notes += (f"Blur {blur:.1f} is more than an adapter knows, so {BLUR_MAX:g} comes out.",)
+            notes += (
+                f"Blur {blur:.1f} is more than an adapter knows, so {BLUR_MAX:g} comes out; lens_blur has all of it.",
+            )
         shown = sweep or Sweep((slider,))
         shown = replace(shown, captions=f_number_labels([f_number_of(value, **lens) for value in shown.values]))
         coc = coc_of(blur, lens["focus_distance"], behind_subject or math.inf, lens["width"], lens["height"])
         sentences = (_lens_in_words(blur, f_number, lens), _coc_in_words(coc, behind_subject, lens))
         text = "\n".join(f"- {line}" for line in (*sentences, _sharpness_in_words(f_number, lens), *notes))
-        return io.NodeOutput(slider, coc, f_number, shown, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(slider, coc, f_number, shown, text, blur, ui=ui.PreviewText(text))
 
 
 def _photos() -> list[str]:
@@ -194,7 +202,8 @@ def _inside(find: Callable[[str, str], Path], photo: str) -> Path:
 
 def _number(id: str, step: float, tooltip: str) -> io.Float.Input:
     """A value of the lens that a photo may tell instead."""
-    tooltip = f"{tooltip} 0 = as the photo says."
+    usual, unit = _USUAL[id]
+    tooltip = f"{tooltip} 0 = as the photo says, or {usual:g}{unit} without a photo."
     return io.Float.Input(id, default=0.0, min=0.0, max=10000.0, step=step, round=0.001, tooltip=tooltip)
 
 
@@ -212,16 +221,21 @@ def _complete(
     exif: Exif | None,
     photo: str,
 ) -> dict[str, float]:
-    """The arguments of the functions of `optics.lens`: what was typed, and where that is 0, what the photo tells.
+    """The arguments of the functions of `optics.lens`: what was typed, and where that is 0, what the photo tells, or
+    without a photo what is usual.
 
     Raises:
         ValueError: naming everything that neither of them says.
     """
+    if exif is None:
+        typed = {name: value or _USUAL[name][0] for name, value in typed.items()}
     lens = {name: value or getattr(exif, name, None) for name, value in typed.items()}
     if exif is not None and not (width and height):
         width, height = exif.width, exif.height
     lens |= {"width": width, "height": height, "sensor_width": sensor_width}
-    if width and height and sensor == _FROM_PHOTO:
+    if width and height and sensor == _FROM_PHOTO and exif is None:
+        lens["sensor_width"] = sensor_width_of(next(iter(SENSORS.values())), width, height)
+    elif width and height and sensor == _FROM_PHOTO:
         lens["sensor_width"] = _photos_sensor_width(exif, lens)
     elif width and height and sensor != _CUSTOM:
         lens["sensor_width"] = sensor_width_of(SENSORS[sensor], width, height)

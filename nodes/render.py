@@ -101,8 +101,8 @@ class BokehRender(io.ComfyNode):
                 io.Mask.Input(
                     "aperture",
                     optional=True,
-                    tooltip="A drawn shape, white where light passes, in place of blades and rotation: a heart, a star, "
-                    "a ring, a lying oval as of anamorphic lenses.",
+                    tooltip="A drawn shape, white where light passes, in place of blades and rotation: a heart, a "
+                    "star, a ring, the oval of an anamorphic lens.",
                 ),
                 _slider(
                     "cats_eye",

@@ -10,8 +10,8 @@ from torch import Tensor
 GREY_TOLERANCE = 8 / 255
 # Which values of relative maps become 0 and 1.
 SHARED, EACH, AS_IS = "shared by the batch", "each picture its own", "as it is, 0 to 1"
-# The outermost pixels of a map, this share of all at either end, do not count for its ends where they alone make up this
-# share of its range; and how many are looked at.
+# The outermost pixels of a map, this share of all at either end, do not count for its ends where they alone make up
+# this share of its range; and how many are looked at.
 OUTLIERS, OUTLYING, SAMPLES = 0.001, 0.1, 2**20
 # A step of a picture of 8 bits.
 ROUNDING = 1 / 255

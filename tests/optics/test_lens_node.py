@@ -12,6 +12,7 @@ import folder_paths
 import nodes as host_nodes
 import pytest
 import torch
+from comfy_api.latest import io
 from flux import run_node
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
@@ -71,7 +72,7 @@ def lens(**changes) -> tuple:
 
 
 def test_a_typed_lens_gives_blur_circle_of_confusion_and_depth_of_field():
-    blur, coc, f_number, sweep, text = lens(behind_subject=3.0)
+    blur, coc, f_number, sweep, text, _ = lens(behind_subject=3.0)
     assert blur == pytest.approx(15.19468, rel=1e-6)
     # 2 * 15.19468 * (1/2 - 1/5) = 9.116808
     assert coc == pytest.approx(9.116808, rel=1e-6)
@@ -85,22 +86,25 @@ def test_a_typed_lens_gives_blur_circle_of_confusion_and_depth_of_field():
 
 
 def test_a_background_without_end_is_the_default():
-    _, coc, _, _, text = lens()
+    _, coc, _, _, text, _ = lens()
     assert coc == pytest.approx(15.19468, rel=1e-6)
     assert "a background without end" in text
 
 
 def test_a_blur_beyond_the_slider_is_lowered_with_a_note_that_keeps_the_number():
-    blur, coc, _, _, text = lens(focal_length=85.0, f_number=1.4, focus_distance=1.5)
+    blur, coc, _, _, text, lens_blur = lens(focal_length=85.0, f_number=1.4, focus_distance=1.5)
     assert blur == 30
     # K 58.35437 is not lowered in what the background shows: 2 K / 1.5
     assert coc == pytest.approx(77.80583, rel=1e-6)
     assert "**blur 58.35**" in text
-    assert text.splitlines()[-1] == "- Blur 58.4 is more than an adapter knows, so 30 comes out."
+    assert (
+        text.splitlines()[-1] == "- Blur 58.4 is more than an adapter knows, so 30 comes out; lens_blur has all of it."
+    )
+    assert lens_blur == pytest.approx(58.35437, rel=1e-6)
 
 
 def test_blur_to_f_number_is_the_inverse_and_needs_no_f_number():
-    blur, _, f_number, sweep, _ = lens(mode="blur to f-number", blur=15.19468, f_number=0.0)
+    blur, _, f_number, sweep, *_ = lens(mode="blur to f-number", blur=15.19468, f_number=0.0)
     assert blur == 15.19468
     assert f_number == pytest.approx(1.8, rel=1e-6)
     assert sweep.labels == ("f/1.8",)
@@ -110,13 +114,13 @@ def test_blur_to_f_number_is_the_inverse_and_needs_no_f_number():
 
 def test_a_sweep_comes_out_labelled_with_f_numbers_and_otherwise_as_it_was():
     given = Sweep((0.0, 1.7094, 3.4188, 6.8376, 13.6752, 19.536), 13.6752)
-    *_, sweep, _ = lens(sweep=given)
+    *_, sweep, _, _ = lens(sweep=given)
     assert sweep.labels == ("pinhole", "f/16", "f/8", "f/4", "f/2", "f/1.4")
     assert (sweep.values, sweep.pivot, sweep.name) == (given.values, given.pivot, given.name)
 
 
 def test_view_grid_report_and_files_take_the_labels(tmp_path):
-    *_, sweep, _ = lens(sweep=Sweep((3.4188, 13.6752), 13.6752))
+    *_, sweep, _, _ = lens(sweep=Sweep((3.4188, 13.6752), 13.6752))
     images = torch.rand(2, 48, 64, 3, generator=torch.Generator().manual_seed(0))
     (shown,) = BokehSweepView.execute(images, sweep).ui["bokeh_sweep"]
     assert [(level["label"], level["caption"]) for level in shown["levels"]] == [("f/8", "f/8"), ("f/2", "f/2")]
@@ -148,7 +152,7 @@ def test_a_picture_of_another_shape_is_cut_out_of_the_photos_sensor(photo):
 
 def test_what_is_typed_goes_before_what_the_photo_says(photo):
     name = photo(PHONE)
-    blur, _, f_number, _, text = run_node(
+    blur, _, f_number, _, text, _ = run_node(
         "BokehLens", **{**FROM_PHOTO, "photo": name, "f_number": 3.56, "width": 0, "height": 0}
     )
     assert f_number == 3.56
@@ -169,26 +173,29 @@ def test_what_neither_says_is_asked_for_by_name_with_the_photos_notes(photo):
 
 def test_a_note_on_the_photo_stays_when_the_value_was_typed(photo):
     name = photo({**PHONE, "SubjectDistance": IFDRational(0xFFFFFFFF, 1)})
-    text = run_node("BokehLens", **{**FROM_PHOTO, "photo": name, "focus_distance": 0.5})[-1]
+    text = run_node("BokehLens", **{**FROM_PHOTO, "photo": name, "focus_distance": 0.5})[4]
     assert text.splitlines()[-1] == "- The photo's focus distance is infinity, so it counts as missing."
 
 
-MISSING = [
-    ({"focal_length": 0.0}, "the focal length in mm"),
-    ({"f_number": 0.0}, "the f-number"),
-    ({"focus_distance": 0.0}, "the focus distance in m"),
-    ({"sensor": "from the photo"}, "the sensor"),
-    ({"sensor": "custom width"}, "the sensor"),
-    ({"width": 0}, "the width in pixels"),
-]
+def test_a_fresh_lens_is_a_usual_one_and_says_so():
+    schema = BokehLens.define_schema()
+    fresh = {entry.id: getattr(entry, "default", None) for entry in schema.inputs if entry.id != "sweep"}
+    fresh |= {entry.id: entry.options[0] for entry in schema.inputs if isinstance(entry, io.Combo.Input)}
+    blur, *_, text, lens_blur = lens(**fresh)
+    assert blur == lens(width=512)[0] == lens_blur
+    assert "50 mm, f/1.8, focused at 2 m" in text
+    assert not schema.is_output_node
 
 
-def test_a_lens_that_is_not_complete_is_asked_for():
-    for changes, name in MISSING:
-        with pytest.raises(ValueError) as error:  # noqa: PT011
-            lens(**changes)
-        assert str(error.value).startswith(f"The lens is not complete, missing: {name}")
-        assert str(error.value).endswith("Type in what is missing, or choose a photo whose EXIF says it.")
+MISSING = [({"sensor": "custom width"}, "the sensor"), ({"width": 0}, "the width in pixels")]
+
+
+@pytest.mark.parametrize(("changes", "name"), MISSING)
+def test_a_lens_that_is_not_complete_is_asked_for(changes, name):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        lens(**changes)
+    assert str(error.value).startswith(f"The lens is not complete, missing: {name}")
+    assert str(error.value).endswith("Type in what is missing, or choose a photo whose EXIF says it.")
 
 
 def test_focus_inside_the_focal_length_and_other_sweeps_are_refused():
@@ -227,6 +234,7 @@ def test_photos_are_listed_and_read_again_when_replaced(photo):
 def test_no_file_is_touched_before_the_run():
     """A device like this one hangs whoever opens it."""
     prompt = {"1": {"class_type": "BokehLens", "inputs": {**LENS, "photo": "/dev/ptmx"}}}
+    prompt["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 4]}}
     valid, _, _, errors = asyncio.run(execution.validate_prompt("x", prompt, None))
     assert not valid
     assert "There is no photo" in errors["1"]["errors"][0]["details"]
