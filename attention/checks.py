@@ -15,7 +15,11 @@ from .rows import Pivot, Plan, Rows
 def check_pivot_latent(plan: Plan, noise: Tensor) -> None:
     """Raise ValueError unless the pivot's latent has the size of the pictures."""
     latent = plan.pivot.given if plan.pivot is not None else None
-    if latent is not None and latent.shape[1:] != noise.shape[1:]:
+    if latent is None:
+        return
+    # A picture is one frame to models that count frames.
+    frames = [1] * (noise.ndim - latent.ndim)
+    if (latent.shape[1], *frames, *latent.shape[2:]) != tuple(noise.shape[1:]):
         raise ValueError(
             f"The pivot's latent is {sides_of(latent)} (channels x height x width), but the graph samples "
             f"{sides_of(noise)}. Encode the pivot's picture at the size of the latent that goes into the sampler."

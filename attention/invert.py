@@ -1,7 +1,8 @@
-"""Inversion of the flow: from a picture to the noise from which the model makes it.
+"""Inversion of sampling: from a picture to the noise from which the model makes it.
 
-Euler sampling of a flow with velocity v goes down the noise levels sigma_0 > ... > sigma_S = 0 by
-    x_(i+1) = x_i + (sigma_(i+1) - sigma_i) v(x_i, sigma_i).
+Euler sampling goes down the noise levels sigma_0 > ... > sigma_S = 0 by
+    x_(i+1) = x_i + (sigma_(i+1) - sigma_i) v(x_i, sigma_i),   v(x, sigma) = (x - denoised(x, sigma)) / sigma,
+v being the velocity of flow models and the noise of those that predict noise or v.
 Its exact inverse is implicit,
     x_i = x_(i+1) + (sigma_i - sigma_(i+1)) v(x_i, sigma_i),
 and is solved at every step by fixed-point iteration (AIDI, Pan et al., arXiv 2309.04907; ReNoise, Garibi et al.,
@@ -22,6 +23,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
+import comfy.sample
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -44,8 +46,8 @@ class InvertedNoise:
     """A NOISE of the host from which sampling leads back to the inverted pictures.
 
     Attributes:
-        noise: [n, C, h, w] in the model's own scale, so that noise_scaling(sigma_0, noise, z) = x_0.
-        needs_picture: True when sampling starts below full noise, on the way from the picture z.
+        noise: [n, C, ..., h, w] in the model's own scale, so that noise_scaling(sigma_0, noise, z) = x_0.
+        needs_picture: True when the picture z is in x_0: below full noise, and in models of other kinds than flow.
         batch_index: the host's numbers of the n pictures in the batch they came from.
         seed: for samplers that draw on the way.
     """
@@ -69,11 +71,11 @@ class InvertedNoise:
             )
         if self.needs_picture and not latent.any():
             raise ValueError(
-                "The picture was inverted with a denoise below 1, so sampling starts from it, but the sampler's "
-                "latent is empty. Connect the latent that was inverted, or invert with denoise 1."
+                "Sampling starts from the inverted picture here (a denoise below 1, or a model that adds noise to it "
+                "at any denoise), but the sampler's latent is empty. Connect the latent that was inverted."
             )
         if len(self.noise) == 1:
-            return self.noise.repeat(len(latent), 1, 1, 1)
+            return self.noise.repeat(len(latent), *[1] * (latent.ndim - 1))
         wanted = list(input_latent.get("batch_index", range(len(latent))))
         missing = sorted(set(wanted) - set(self.batch_index))
         if missing:
@@ -120,27 +122,29 @@ def invert(
         on_step: called as the host's sampler callbacks are, over 2 S steps: S up and S down.
 
     Raises:
-        ValueError: when the model is no flow model or carries a sweep or a pivot, when there is no picture in the
-            latent or not one of this model, or when the noise levels do not lead to a clean picture.
+        ValueError: when the model carries a sweep or a pivot, when there is no picture in the latent or not one of this
+            model, or when the noise levels do not lead to a clean picture.
     """
     model, pictures = guider.model_patcher, latent["samples"]
     _check_model(model)
     _check_pictures(model, pictures)
-    _check_sigmas(sigmas)
+    pictures = comfy.sample.fix_empty_latent_channels(model, pictures)
+    sampling = model.get_model_object("model_sampling")
+    _check_sigmas(sigmas, 1.0 if isinstance(sampling, comfy.model_sampling.CONST) else float(sampling.sigma_max))
     steps = len(sigmas) - 1
     sampler = _Inverter(iterations)
     # The falling levels go in, because hooks and other packs read them as a sampling run's.
     guider.sample(torch.zeros_like(pictures), pictures, sampler, sigmas, callback=_part(on_step, 0, 2 * steps), seed=0)
     trajectory = Trajectory(sigmas.flip(0).float().cpu(), torch.stack(sampler.states))
-    clean, start, first = trajectory.states[0], trajectory.states[-1], float(sigmas[0])
+    clean, start = trajectory.states[0], trajectory.states[-1]
+    noise, offset = _noise_within(sampling, start, clean, float(sigmas[0]))
     noise = InvertedNoise(
-        # What the host's noise_scaling of flow models, sigma * noise + (1 - sigma) * picture, makes into x_0.
-        noise=(start - (1 - first) * clean) / first,
-        needs_picture=first < 1,
+        noise=noise,
+        needs_picture=bool(offset.any()),
         batch_index=tuple(latent.get("batch_index", range(len(pictures)))),
     )
     reconstruction = guider.sample(
-        noise.generate_noise(latent),
+        noise.generate_noise({**latent, "samples": pictures}),
         pictures,
         comfy.samplers.sampler_object("euler"),
         sigmas,
@@ -149,6 +153,17 @@ def invert(
         seed=noise.seed,
     )
     return Inversion(noise, trajectory, torch.stack(sampler.residuals[::-1]), reconstruction.cpu(), sampler.calls)
+
+
+def _noise_within(sampling, start: Tensor, clean: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """The noise that the host's noise_scaling makes into ``start`` at ``sigma``, and what it adds to it of the picture
+    ``clean``. It is linear in both: sigma * noise + (1 - sigma) * picture for flow models, say."""
+    level = torch.tensor([sigma])
+    # As the host's samplers decide.
+    most = not isinstance(sampling, comfy.model_sampling.CONST) and sigma > float(sampling.sigma_max) * (1 - 1e-5)
+    offset = sampling.noise_scaling(level, torch.zeros_like(clean), clean, most)
+    factor = sampling.noise_scaling(level, torch.ones_like(clean), torch.zeros_like(clean), most)
+    return (start - offset) / factor, offset
 
 
 class _Inverter(comfy.samplers.Sampler):
@@ -224,12 +239,6 @@ def _part(on_step: Progress | None, done: int, total: int) -> Progress | None:
 
 
 def _check_model(model) -> None:
-    sampling = model.get_model_object("model_sampling")
-    if not isinstance(sampling, comfy.model_sampling.CONST):
-        raise ValueError(
-            f"Only flow models such as FLUX can be inverted, but this model is {type(model.model).__name__}. "
-            "Connect a guider with a FLUX.1 model."
-        )
     for wrapper in model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         plan = wrapper.__self__.plan
         if plan.one_scene or plan.pivot is not None:
@@ -242,7 +251,8 @@ def _check_model(model) -> None:
 
 def _check_pictures(model, pictures: Tensor) -> None:
     channels = model.get_model_object("latent_format").latent_channels
-    if pictures.ndim != 4 or pictures.shape[1] != channels:
+    sides = model.get_model_object("latent_format").latent_dimensions
+    if pictures.ndim not in (4, 2 + sides) or pictures.shape[1] != channels:
         raise ValueError(
             f"The latent is {sides_of(pictures)} (channels x height x width), but this model's pictures have "
             f"{channels} channels. Encode the picture with the VAE that belongs to the model."
@@ -255,10 +265,11 @@ def _check_pictures(model, pictures: Tensor) -> None:
         raise ValueError("The latent is empty. Connect a photo through VAE Encode, or a finished picture's latent.")
 
 
-def _check_sigmas(sigmas: Tensor) -> None:
-    if len(sigmas) < 2 or float(sigmas[-1]) != 0 or not (sigmas[:-1] > sigmas[1:]).all() or float(sigmas[0]) > 1:
+def _check_sigmas(sigmas: Tensor, most: float) -> None:
+    falls = len(sigmas) > 1 and float(sigmas[-1]) == 0 and (sigmas[:-1] > sigmas[1:]).all()
+    if not falls or float(sigmas[0]) > most * 1.001:
         listed = ", ".join(f"{float(sigma):.3g}" for sigma in sigmas)
         raise ValueError(
-            f"The sigmas are [{listed}], expected at least two that fall from at most 1 to 0. Connect "
+            f"The sigmas are [{listed}], expected at least two that fall from at most {most:g} to 0. Connect "
             "BasicScheduler, the same that goes into the sampler."
         )

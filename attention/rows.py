@@ -16,7 +16,7 @@ class Trajectory:
 
     Attributes:
         sigmas: noise levels [S], rising from 0.
-        states: the pictures at these levels [S, n, C, h, w], in the model's own scale.
+        states: the pictures at these levels [S, n, C, ..., h, w], in the model's own scale.
     """
 
     sigmas: Tensor
@@ -26,13 +26,13 @@ class Trajectory:
         return Trajectory(self.sigmas.to(device), self.states.to(device))
 
     def at(self, sigmas: Tensor) -> Tensor:
-        """The states [m, C, h, w] at the levels ``sigmas`` [m], linear between the recorded ones.
+        """The states [m, C, ..., h, w] at the levels ``sigmas`` [m], linear between the recorded ones.
 
         Of one picture all m; of several, level i is picture i's. Above the last level: its state.
         """
         upper = torch.searchsorted(self.sigmas, sigmas.to(self.sigmas)).clamp(1, len(self.sigmas) - 1)
         low, high = self.sigmas[upper - 1], self.sigmas[upper]
-        share = ((sigmas.to(low) - low) / (high - low)).clamp(0, 1)[:, None, None, None]
+        share = ((sigmas.to(low) - low) / (high - low)).clamp(0, 1).view(-1, *[1] * (self.states.ndim - 2))
         picture = torch.arange(len(sigmas), device=upper.device) % self.states.shape[1]
         return torch.lerp(self.states[upper - 1, picture], self.states[upper, picture], share)
 
@@ -44,7 +44,7 @@ class Pivot:
     Attributes:
         blur: its blur, 0..30.
         grounding: fraction of the steps, 0..1, during which targets are grounded in it.
-        latent: a clean latent [n, C, h, w] to use as the pivot (a photo through the VAE, say) instead of
+        latent: a clean latent [n, C, ..., h, w] to use as the pivot (a photo through the VAE, say) instead of
             a generated one.
         trajectory: the inversion of such a latent, to be followed instead of the straight line between
             the latent and the run's noise.

@@ -18,6 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.sample
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -163,6 +164,8 @@ class Hooks:
                 run.given = self.plan.pivot.trajectory.to(device)
             elif run.rows.pinned:
                 latent = self.plan.pivot.latent.to(device=device, dtype=torch.float32)
+                # Models of pictures and videos count frames; a picture is one.
+                latent = comfy.sample.fix_empty_latent_channels(guider.model_patcher, latent)
                 run.given = guider.inner_model.process_latent_in(latent)
         with run.shared_noise or nullcontext():
             return executor(guider, sigmas, extra_args, *args, **kwargs)

@@ -331,18 +331,6 @@ def test_models_with_a_sweep_or_a_pivot_are_refused(golden, adapter, photo):
         )
 
 
-def test_models_that_are_no_flow_are_refused_by_name(golden, photo):
-    class Epsilon(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-        pass
-
-    other = golden.model.clone()
-    sigmas = levels(other)
-    other.add_object_patch("model_sampling", Epsilon())
-    assert refusal(basic(other, golden.positive()), sigmas, photo) == (
-        "Only flow models such as FLUX can be inverted, but this model is Flux. Connect a guider with a FLUX.1 model."
-    )
-
-
 def test_latents_without_a_picture_of_this_model_are_refused(golden, model):
     guider, sigmas = basic(model, golden.positive()), levels(model)
     assert refusal(guider, sigmas, {"samples": torch.ones(1, 4, 8, 8)}) == (
