@@ -9,7 +9,7 @@ from ..attention.kontext import in_range, reference_holds_scene
 from ..attention.rows import Pivot, Plan, Trajectory
 from ..sweep.values import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
 from ..weights.format import Adapter
-from .latent import repeat_scene
+from .latent import repeat_scenes
 from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input, validation
 
 TRAJECTORY = io.Custom("BOKEH_TRAJECTORY")
@@ -125,9 +125,9 @@ class BokehSweep(io.ComfyNode):
                 ADAPTER.Input("adapter", optional=True, tooltip=_ADAPTER_TOOLTIP),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The latent of ONE picture: an empty latent, or a photo through VAE Encode for a "
-                    "denoise below 1. It is repeated for every blur, and every blur starts from the same "
-                    "noise, the seed's first; a batch with several seeds cannot be one scene and is refused.",
+                    tooltip="One scene a picture: an empty latent, or a photo through VAE Encode for a denoise below "
+                    "1. A batch of several gives so many scenes, each with all the blurs, its own noise and its own "
+                    "pivot; the rows of a scene follow one another.",
                 ),
                 io.String.Input(
                     "blurs",
@@ -155,7 +155,9 @@ class BokehSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
-                io.Latent.Output(display_name="latent", tooltip="One row a blur; goes into the sampler."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="One row a blur of every scene; goes into the sampler."
+                ),
                 SWEEP.Output(
                     display_name="sweep",
                     tooltip="Says which picture shows which blur; for matching colours, contact sheets and more.",
@@ -181,7 +183,8 @@ class BokehSweep(io.ComfyNode):
         values, notes = in_range(adapter, parse_blurs(blurs))
         if pivot is None and not reference_holds_scene(adapter):
             pivot = Pivot(values[nearest(values, DEFAULT_PIVOT)])
-        rows = repeat_scene(latent, len(values), "blur")
+        scenes = latent["samples"].shape[0]
+        rows = repeat_scenes(latent, len(values))
         swept = install(model, adapter, Plan(values, pivot, True, rows_at_once), strength)
-        sweep = Sweep(values, None if pivot is None else pivot.blur)
+        sweep = Sweep(values * scenes, None if pivot is None else pivot.blur, scenes=scenes)
         return io.NodeOutput(swept, rows, sweep, ui={"text": notes + untried(model)})

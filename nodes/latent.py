@@ -1,10 +1,25 @@
-"""The latent batch of a sweep: one scene, once for each value."""
+"""The latent batch of a sweep: every scene once for each value."""
 
 from __future__ import annotations
 
 
+def repeat_scenes(latent: dict, count: int) -> dict:
+    """Every picture of a latent ``count`` times, one scene after the other.
+
+    ``batch_index`` lets the host start the rows of a scene from the noise that its picture has in an ordinary batch.
+    """
+    samples, scenes = latent["samples"], latent["samples"].shape[0]
+    numbers = latent.get("batch_index", range(scenes))
+    repeated = {**latent, "batch_index": [number for number in numbers for _ in range(count)]}
+    repeated["samples"] = samples.repeat_interleave(count, dim=0)
+    mask = latent.get("noise_mask")
+    if mask is not None and mask.shape[0] == scenes > 1 and mask.ndim > 2:
+        repeated["noise_mask"] = mask.repeat_interleave(count, dim=0)
+    return repeated
+
+
 def repeat_scene(latent: dict, count: int, name: str) -> dict:
-    """The latent of one picture ``count`` times; ``batch_index`` lets the host start every row from the same noise.
+    """``repeat_scenes`` for a sweep of one scene.
 
     Args:
         latent: LATENT with one picture.
@@ -20,6 +35,4 @@ def repeat_scene(latent: dict, count: int, name: str) -> dict:
             f"A sweep is one scene, but its latent is a batch of {batch}. Set the batch size of the latent to 1, or "
             f"pick one with LatentFromBatch; the sweep makes one row for each {name} by itself."
         )
-    repeated = {**latent, "batch_index": latent.get("batch_index", [0]) * count}
-    repeated["samples"] = latent["samples"].repeat(count, *[1] * (latent["samples"].ndim - 1))
-    return repeated
+    return repeat_scenes(latent, count)

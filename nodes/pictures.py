@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 
 from ..sweep.colour import match_colors
@@ -35,7 +36,8 @@ class BokehMatchColors(io.ComfyNode):
     @classmethod
     def execute(cls, images, sweep: Sweep, match_contrast: bool) -> io.NodeOutput:
         sweep.check(len(images))
-        return io.NodeOutput(match_colors(images, sweep.reference_row, match_contrast))
+        scenes = images.split(sweep.levels)
+        return io.NodeOutput(torch.cat([match_colors(scene, sweep.reference_row, match_contrast) for scene in scenes]))
 
 
 class BokehSweepGrid(io.ComfyNode):
@@ -64,4 +66,6 @@ class BokehSweepGrid(io.ComfyNode):
     @classmethod
     def execute(cls, images, sweep: Sweep, columns: int) -> io.NodeOutput:
         sweep.check(len(images))
+        # Several scenes: each in a line of its own.
+        columns = columns or (sweep.levels if sweep.scenes > 1 else 0)
         return io.NodeOutput(contact_sheet(images, sweep.labels, columns, sweep.pivot_row))

@@ -62,6 +62,7 @@ class Sweep:
         name: what the values are, as a label writes it ("blur", "alpha").
         captions: another name for each value ("f/1.4", "f/16"), or none at all.
         decimals: how many every label has; None for as many as its value needs, two at most.
+        scenes: how many scenes the batch shows, one after the other, each with the same values.
     """
 
     values: tuple[float, ...]
@@ -69,19 +70,25 @@ class Sweep:
     name: str = "blur"
     captions: tuple[str, ...] = ()
     decimals: int | None = None
+    scenes: int = 1
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
+    def levels(self) -> int:
+        """Number of pictures of each scene."""
+        return len(self) // self.scenes
+
+    @property
     def pivot_row(self) -> int | None:
-        """Row of the pivot picture; None when the pivot is not one of the pictures."""
+        """Row of the (first scene's) pivot picture; None when the pivot is not one of the pictures."""
         return self.values.index(self.pivot) if self.pivot in self.values else None
 
     @property
     def reference_row(self) -> int:
-        """Row that stands for the pivot: the pivot itself, else the picture nearest to it, else the
-        one nearest to the middle of the values."""
+        """Row that stands for the (first scene's) pivot: the pivot itself, else the picture nearest to it, else
+        the one nearest to the middle of the values."""
         target = self.pivot if self.pivot is not None else (min(self.values) + max(self.values)) / 2
         return nearest(self.values, target)
 
@@ -95,8 +102,11 @@ class Sweep:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One short label a picture: its caption, else such as ``blur 12.5``."""
-        return self.captions or tuple(f"{self.name} {number}" for number in self.short_labels)
+        """One short label a picture: its caption, else such as ``blur 12.5``; of several scenes with its number."""
+        labels = self.captions or tuple(f"{self.name} {number}" for number in self.short_labels)
+        if self.scenes == 1:
+            return labels
+        return tuple(f"scene {row // self.levels + 1}, {label}" for row, label in enumerate(labels))
 
     @property
     def short_labels(self) -> tuple[str, ...]:

@@ -61,13 +61,11 @@ def test_a_missing_adapter_of_a_shared_workflow_is_named(server):
     ) in str(refused.value)
 
 
-def test_a_batch_of_several_latents_is_refused(server):
-    with pytest.raises(HostError) as failed:
-        server.client.run(graph(size__batch_size=4), timeout=120)
-    assert (
-        "A sweep is one scene, but its latent is a batch of 4. Set the batch size of the latent to 1, or pick one with "
-        "LatentFromBatch; the sweep makes one row for each blur by itself."
-    ) in str(failed.value)
+def test_a_batch_of_several_latents_is_as_many_scenes(server):
+    few = {"sampler__steps": 2, "sweep__blurs": "0, 15"}
+    one = pictures(server, server.client.run(graph(**few), timeout=300), "single")
+    two = pictures(server, server.client.run(graph(size__batch_size=2, **few), timeout=300), "single")
+    assert (len(one), len(two)) == (2, 4)
 
 
 def test_an_adapter_for_another_width_is_refused_by_name(server):

@@ -149,13 +149,14 @@ def test_every_picture_of_a_slider_batch_follows_its_own_photo(golden, adapter):
     assert relative_error(together[:1], ours) <= 1e-5
 
 
-def test_a_batch_of_photos_does_not_fit_the_one_scene_of_a_sweep(golden, adapter):
+def test_a_batch_of_photos_fits_as_many_scenes_only(golden, adapter):
     photos = {"samples": random_picture(golden, 3)}
     model, latent, _ = swept(golden, adapter, "5, 25", pivot_of(photos))
     with pytest.raises(ValueError, match=r"latent is a batch of 3, but there is 1 scene\. Give one latent"):
         ksample(model, golden.positive(), latent)
-    with pytest.raises(ValueError, match="A sweep is one scene, but its latent is a batch of 3"):
-        swept(golden, adapter, "5, 25", latent=photos)
+    model, latent, _ = swept(golden, adapter, "5, 25", pivot_of(photos), {"samples": torch.zeros(2, 16, 8, 8)})
+    with pytest.raises(ValueError, match=r"latent is a batch of 3, but there are 2 scenes\. Give one latent"):
+        ksample(model, golden.positive(), latent)
     (slider,) = run_node(
         "BokehBlur", model=golden.model, adapter=adapter, blur=25.0, strength=1.0, pivot=pivot_of(photos)
     )
