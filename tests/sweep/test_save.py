@@ -50,6 +50,13 @@ def output(tmp_path) -> Path:
     folder_paths.set_output_directory(before)
 
 
+@pytest.fixture(autouse=True)
+def _every_report(monkeypatch):
+    """Newer hosts leave out reports that come soon after another."""
+    for name in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
+        monkeypatch.setattr(comfy.utils, name, 0, raising=False)
+
+
 @pytest.fixture
 def progress():
     """The host's progress reports as (done, total)."""
