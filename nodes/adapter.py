@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..files import state
 from ..weights.files import read_adapter, write_adapter
 from ..weights.folder import adapter_choices, adapter_path, called, new_adapter_path
-from ..weights.hub import download, is_download
+from ..weights.hub import download, is_download, public_adapter
 from .schema import ADAPTER, fingerprint, schema, validation
 
 _DTYPES = {
@@ -48,7 +48,7 @@ class BokehLoadAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter: str | None) -> bool | str:
-        return validation(lambda adapter: is_download(adapter) or adapter_path(adapter), adapter)
+        return validation(lambda name: public_adapter(name) if is_download(name) else adapter_path(name), adapter)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str):

@@ -108,16 +108,16 @@ def _read_picture(path: Path) -> tuple[np.ndarray, int]:
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        # Never a pickle: it could run anything. Mapped, so that the size is known before anything is read.
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        _check_size(path.stat().st_size)
+        # Never a pickle: it could run anything. Never mapped: a file that is cut off meanwhile would end the process.
+        loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
                 key = _npz_key(loaded.files)
                 _check_size(max(entry.file_size for entry in loaded.zip.infolist()))
                 values = loaded[key]
         else:
-            _check_size(loaded.nbytes)
-            values = np.array(loaded)
+            values = loaded
     except DepthError:
         raise
     # Damaged archives end in whatever their parser meets.

@@ -54,7 +54,7 @@ def is_download(choice: str) -> bool:
     return choice.startswith(DOWNLOAD)
 
 
-def _public_adapter(choice: str) -> PublicAdapter:
+def public_adapter(choice: str) -> PublicAdapter:
     """The public adapter behind a "download: ..." choice. Raises AdapterError for one that is not known."""
     for entry in PUBLIC_ADAPTERS:
         if entry.label == choice:
@@ -71,7 +71,7 @@ def download(choice: str, progress: Progress | None = None) -> Path:
     next call resumes. Raises AdapterError with one sentence that says what to do: no network, hardly any, refused or
     vanished repository, too little disk space, a folder that cannot be written, a file that is not what was announced.
     """
-    adapter = _public_adapter(choice)
+    adapter = public_adapter(choice)
     present = find_adapter(adapter.name)
     if present is not None:
         return present
@@ -115,7 +115,7 @@ def _fetch(place: _Place, report: Progress) -> list[_RemoteFile]:
     }
     files: list[_RemoteFile] = []
     counted, since = 0, None
-    with _Process(job) as process:
+    with _process(place, job) as process:
         while True:
             answer = process.answer()
             total = sum(file.size for file in files)
@@ -141,14 +141,24 @@ def _fetch(place: _Place, report: Progress) -> list[_RemoteFile]:
                 raise place.failure("slow", None)
 
 
+@contextmanager
+def _process(place: _Place, job: dict) -> Iterator[_Process]:
+    try:
+        process = _Process(job)
+    except (OSError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "there is no Python"
+        raise place.failure("network", f"no process for it can be started: {reason}") from error
+    try:
+        yield process
+    finally:
+        process.end()
+
+
 class _Process:
-    """`fetch.py` at work, and its answers; it ends with the block."""
+    """`fetch.py` at work, and its answers."""
 
     def __init__(self, job: dict) -> None:
-        self._job = job
         self._answers: queue.SimpleQueue[dict] = queue.SimpleQueue()
-
-    def __enter__(self) -> _Process:
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("fetch.py"))],
             stdin=subprocess.PIPE,
@@ -159,13 +169,13 @@ class _Process:
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         threading.Thread(target=self._listen, daemon=True).start()
-        self.say(json.dumps(self._job))
-        return self
+        self.say(json.dumps(job))
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        with suppress(OSError):
+            self._process.stdin.close()
 
     def say(self, line: str) -> None:
         # If it has died, its answers tell.
@@ -182,7 +192,9 @@ class _Process:
     def _listen(self) -> None:
         with self._process.stdout as lines:
             for line in lines:
-                self._answers.put(json.loads(line))
+                # A library may write here too.
+                with suppress(ValueError):
+                    self._answers.put(json.loads(line))
         status = self._process.wait()
         self._answers.put({"failed": "network", "detail": f"the process that downloads ended with status {status}"})
 
@@ -233,7 +245,7 @@ class _Place:
         """The files as the hub describes them, if they can be had; what belongs to other versions goes."""
         for file in answer:
             # It becomes part of a file name.
-            if not file["size"] or not re.fullmatch(r"[\w.+=-]{1,100}", file["etag"] or ""):
+            if not (file["size"] or 0) > 0 or not re.fullmatch(r"[\w.+=-]{1,100}", file["etag"] or ""):
                 raise self.failure("wrong", f"the hub announces no size or no etag for {file['name']}")
         files = [_RemoteFile(**file) for file in answer]
         for file in files[1:]:

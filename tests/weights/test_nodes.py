@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import time
 from pathlib import Path
 
+import comfy.model_management
+import comfy.utils
 import execution
 import folder_paths
 import nodes as host_nodes
@@ -15,10 +19,11 @@ from adapter_files import official_tensors
 from comfy_execution.caching import BasicCache
 from comfy_execution.graph import DynamicPrompt
 from flux import run_node
+from hub_server import HubServer
 
 from bokeh.nodes.schema import without_places
 from bokeh.weights.files import read_adapter
-from bokeh.weights.folder import MODEL_FOLDER
+from bokeh.weights.folder import MODEL_FOLDER, PUBLIC_ADAPTERS
 from bokeh.weights.format import AdapterError, build_adapter
 
 LOADER, SAVER = (host_nodes.NODE_CLASS_MAPPINGS[name] for name in ("BokehLoadAdapter", "BokehSaveAdapter"))
@@ -90,6 +95,39 @@ def test_sentences_about_a_file_name_no_place_of_the_server(folder):
         SAVER.EXECUTE_NORMALIZED(adapter=adapter, name="file/x", dtype="as it is")
     assert str(read.value) == "bokeh_adapters/mine.safetensors: is empty. Get the file again."
     assert str(written.value).startswith("bokeh_adapters/file/x.safetensors: cannot be written (")
+
+
+def test_interrupt_stops_a_download_at_once_and_the_next_queue_goes_on(folder, monkeypatch):
+    content = safetensors.torch.save(official_tensors(width=256, rank=32))
+    label = PUBLIC_ADAPTERS[0].label
+    assert "not a known download" in LOADER.validate_inputs(adapter=f"{label}!")
+    with HubServer({PUBLIC_ADAPTERS[0].repository: {"model.safetensors": content, "config.json": b"{}"}}) as hub:
+        hub.pace = 100_000
+        for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "home")}.items():
+            monkeypatch.setenv(name, value)
+        told = []
+
+        def interrupt():
+            while not any(0 < done < total for done, total in told):
+                time.sleep(0.1)
+            told.append(time.monotonic())
+            comfy.model_management.interrupt_current_processing()
+
+        def on_progress(done, total, preview, node_id=None):
+            if not told or isinstance(told[-1], tuple):
+                told.append((done, total))
+
+        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", on_progress)
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run_node("BokehLoadAdapter", adapter=label)
+        thread.join()
+        assert time.monotonic() - told[-1] < 2
+        hub.pace = None
+        (adapter,) = run_node("BokehLoadAdapter", adapter=label)
+    assert adapter.source == "bokeh_adapters/BokehDiffusion/model.safetensors"
+    assert sorted(path.name for path in (folder / "BokehDiffusion").iterdir()) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("kind", [ValueError, OSError])
