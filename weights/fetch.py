@@ -43,11 +43,16 @@ def _fetch(job: dict, tell: Callable[..., None]) -> None:
         with open(os.path.join(job["folder"], unfinished(name, file.etag)), "ab") as sink:
             if sink.tell() > file.size:
                 sink.truncate(0)
-            if sink.tell() < file.size:
-                # Any compression on the way would make a range one of compressed bytes.
-                headers = build_hf_headers(headers={"Accept-Encoding": "identity"})
-                url = hf_hub_url(job["repository"], name, revision=commit)
-                http_get(url, sink, resume_size=sink.tell(), headers=headers, expected_size=file.size)
+            url = hf_hub_url(job["repository"], name, revision=commit)
+            # Any compression on the way would make a range one of compressed bytes.
+            headers = build_hf_headers(headers={"Accept-Encoding": "identity"})
+            while (held := sink.tell()) < file.size:
+                try:
+                    http_get(url, sink, resume_size=held, headers=headers, expected_size=file.size)
+                except Exception as error:
+                    # Older versions give up when a connection is cut; what has come since is worth another one.
+                    if sink.tell() == held or _failure(error)["failed"] != "network":
+                        raise
     tell(done=True)
 
 

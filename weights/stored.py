@@ -254,12 +254,12 @@ def _dictionary(content: object, called: str) -> dict[object, object]:
         raise AdapterError(
             f"{called}: holds a {kind}, expected a dictionary of tensors. Use the file as its authors published it."
         )
-    return content
+    return {_key(name): value for name, value in content.items()}
 
 
 def _views(content: Mapping[object, object], called: str) -> dict[object, _View]:
     """The tensors among what a pickle holds, checked against their storages."""
-    views = {_key(name): value for name, value in content.items() if isinstance(value, _View)}
+    views = {name: value for name, value in content.items() if isinstance(value, _View)}
     shown = stored = 0
     storages = set()
     for name, view in views.items():
