@@ -71,8 +71,9 @@ def _failure(error: BaseException) -> dict:
     announced; network: everything else. With `detail` in the library's words."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    # Signed addresses are secrets for a while.
-    detail = re.sub(r"\?\S*", "", " ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    # Its first sentence, the others are advice for programmers. Signed addresses are secrets for a while.
+    text = " ".join(f"{type(error).__name__}: {error}".split()).split(". ")[0]
+    detail = re.sub(r"\?\S*", "", text)[:300].rstrip(".")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OfflineModeIsEnabled):

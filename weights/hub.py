@@ -26,15 +26,7 @@ from pathlib import Path
 from ..files import flush_to_disk
 from .fetch import unfinished
 from .files import DISK_FULL, read_adapter, write_failure
-from .folder import (
-    DOWNLOAD,
-    PUBLIC_ADAPTERS,
-    STAGING,
-    PublicAdapter,
-    adapter_folders,
-    called,
-    find_adapter,
-)
+from .folder import DOWNLOAD, PUBLIC_ADAPTERS, STAGING, PublicAdapter, adapter_folders, called, find_adapter
 from .settings import AdapterError
 
 Progress = Callable[[int, int], None]
@@ -281,8 +273,9 @@ class _Place:
                     f"{self.adapter.repository}: {file.name} arrived damaged (its checksum is {hasher.hexdigest()}, "
                     f"expected {file.etag}) and was removed. Try again. {self.by_hand()}"
                 )
-            with self.disk_errors():
-                os.replace(path, self.staging / file.name)
+        with self.disk_errors():
+            for file in files:
+                os.replace(self._partial(file), self.staging / file.name)
         try:
             read_adapter(self.staging / self.adapter.files[0], self.adapter.files[0])
         except AdapterError as error:
