@@ -164,7 +164,9 @@ class _View(NamedTuple):
 def _read_zip(size: int, file: BinaryIO, called: str, check_names) -> dict[object, object]:
     with zipfile.ZipFile(_Sips(file)) as archive:
         found = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-        if len(found) != 1:
+        # Other kinds of packing ask for memory by themselves.
+        packed = {entry.compress_type for entry in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+        if len(found) != 1 or packed:
             raise _Damaged
         root = found[0].removesuffix("data.pkl")
         if f"{root}byteorder" in archive.namelist() and _entry(archive, f"{root}byteorder", 10) != b"little":
