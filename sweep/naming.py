@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 _FIELD = re.compile("%([^%]+)%")
 _DATE = re.compile("dd?|MM?|hh?|mm?|ss?|yyyy|yy")
 # What the page takes out of values: they fill a part of a path and make no new one.
 _UNSAFE = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f\ud800-\udfff]')
+# The person's own slashes in a date make folders, as they do in the page.
+_UNSAFE_BUT_SLASH = re.compile(_UNSAFE.pattern.replace("/", "", 1))
 _LONGEST_VALUE = 60
 
 
 def without_fields(prefix: str) -> str:
-    """``prefix`` with something in the place of every field, to look at before the run."""
-    return _FIELD.sub("x", prefix)
+    """``prefix`` as it may be filled, to look at before the run: dates as they are, something for every value."""
+    return _filled(prefix, lambda node, widget: "x")
 
 
 def fill_prefix(prefix: str, prompt: Mapping[str, dict] | None, workflow: object = None) -> str:
@@ -34,21 +36,29 @@ def fill_prefix(prefix: str, prompt: Mapping[str, dict] | None, workflow: object
     prompt = prompt or {}
     names = list(_names(prompt, workflow))
 
+    def value(node: str, widget: str) -> str | None:
+        for name, id in names:
+            found = prompt[id]["inputs"].get(widget) if name == node and id in prompt else None
+            if isinstance(found, bool):
+                return str(found).lower()
+            if isinstance(found, float):
+                return f"{found:.10g}"
+            if isinstance(found, str | int):
+                text = _UNSAFE.sub("_", str(found)[:_LONGEST_VALUE])
+                return text if text.strip(" .") else "_"
+        return None
+
+    return _filled(prefix, value)
+
+
+def _filled(prefix: str, value: Callable[[str, str], str | None]) -> str:
     def fill(found: re.Match) -> str:
         text = found[1]
         if text.startswith("date:"):
-            value = _date(text.removeprefix("date:"))
-        else:
-            node, _, widget = text.partition(".")
-            ids = [id for name, id in names if name == node]
-            values = (prompt[id]["inputs"].get(widget) for id in ids if id in prompt)
-            value = next((value for value in values if isinstance(value, str | int | float)), found[0])
-        if isinstance(value, bool):
-            value = str(value).lower()
-        elif isinstance(value, float):
-            value = f"{value:.10g}"
-        safe = _UNSAFE.sub("_", str(value)[: 2 * _LONGEST_VALUE])
-        return safe[:_LONGEST_VALUE] if safe.strip(" .") else "_"
+            return _UNSAFE_BUT_SLASH.sub("_", _date(text.removeprefix("date:")))
+        parts = text.split(".")
+        filled = value(*parts) if len(parts) == 2 else None
+        return found[0] if filled is None else filled
 
     return _FIELD.sub(fill, prefix)
 

@@ -130,6 +130,7 @@ def test_download_goes_on_where_it_stopped(hub, worker, tmp_path, how):
         other.begin(tmp_path)
         staging = tmp_path / FOLDER / ".download"
         while sum(path.stat().st_size for path in staging.glob("model*.partial")) < len(CONTENT) // 3:
+            assert other.process.poll() is None
             time.sleep(0.1)
         other.process.kill()
         other.process.wait()
@@ -284,6 +285,7 @@ def test_token_goes_to_the_hub_alone(hub, tmp_path):
     worker = Worker(tmp_path / "home", HF_ENDPOINT=hub.url, HF_TOKEN="hf_secret")
     worker.begin(tmp_path / "models")
     while not starts(hub):
+        assert worker.process.poll() is None
         time.sleep(0.05)
     lines = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.parent.is_dir()]
     assert any(b"fetch.py" in line for line in lines)
