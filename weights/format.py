@@ -135,7 +135,7 @@ def build_adapter(tensors: Mapping[str, Tensor], settings: Mapping[str, object] 
 def check_names(names: Iterable[object], source: str) -> None:
     """Raise AdapterError for a file whose keys are not those of an adapter; before its tensors are read."""
     names = list(names)
-    unknown = [name for name in names if _place(name)[0] is None]
+    unknown = [str(name) for name in names if _place(name)[0] is None]
     if unknown:
         raise AdapterError(_describe_unknown(unknown, len(names) - len(unknown), source))
 
@@ -175,15 +175,12 @@ class _Layout:
 
 
 def _recognise(tensors: Mapping[str, Tensor], source: str) -> _Layout:
+    check_names(tensors, source)
     placed: dict[tuple[int | None, str, str], str] = {}
     variants: dict[str | None, str] = {}
-    unknown: list[str] = []
     prefix = ""
     for key, tensor in tensors.items():
         place, variant = _place(key)
-        if place is None:
-            unknown.append(str(key))
-            continue
         if not isinstance(tensor, Tensor):
             raise AdapterError(f'{source}: "{key}" holds a {type(tensor).__name__}, expected a tensor. {_EXPECTED}')
         if place in placed:
@@ -195,8 +192,6 @@ def _recognise(tensors: Mapping[str, Tensor], source: str) -> _Layout:
             variants.setdefault(variant, key)
         if key.startswith("adapter_modules."):
             prefix = "adapter_modules."
-    if unknown:
-        raise AdapterError(_describe_unknown(unknown, len(placed), source))
     if len(variants) > 1:
         first, second = list(variants.values())[:2]
         raise AdapterError(
