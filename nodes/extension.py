@@ -12,6 +12,7 @@ from .focus import BokehFocus
 from .invert import BokehInvert
 from .lens import BokehLens
 from .lora import BokehLora
+from .numbers import checked
 from .pairs import BokehPairs
 from .pictures import BokehMatchColors, BokehSweepGrid
 from .prompt import BokehPrompt
@@ -31,7 +32,7 @@ class BokehExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Hosts before on_load existed come here first.
         register_folder()
-        return [
+        nodes = [
             BokehDemoModel,
             BokehLoadAdapter,
             BokehSaveAdapter,
@@ -55,3 +56,4 @@ class BokehExtension(ComfyExtension):
             BokehPairs,
             BokehTrainAdapter,
         ]
+        return [checked(node) for node in nodes]

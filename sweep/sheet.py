@@ -30,7 +30,7 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, mark:
 
     Args:
         images: [B, H, W, 3 or more] in 0..1; channels after the third are left out.
-        labels: one caption a picture.
+        labels: one caption a picture. That of a picture with NaN or infinite values, which are black, says so.
         columns: pictures in a row; 0 chooses the number that brings the sheet nearest to 3:2 without
             leaving the last row less than half full.
         mark: row of ``images`` whose caption is marked as the pivot.
@@ -55,6 +55,8 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, mark:
         raise ValueError(f"A contact sheet cannot have {columns} columns. Use 1 or more, or 0 for automatic.")
 
     count, height, width = images.shape[:3]
+    whole = [bool(image.isfinite().all()) for image in images]
+    labels = [label if fine else f"{label}: NaN" for label, fine in zip(labels, whole, strict=True)]
     captions = _Captions(labels, mark, width, height)
     gutter = max(3, round(0.03 * min(width, height)))
     step_x, step_y = width + gutter, height + captions.height + gutter
@@ -65,7 +67,7 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, mark:
     sheet[:] = torch.tensor(PAGE) / 255
     for i in range(count):
         x, y = gutter + i % columns * step_x, gutter + i // columns * step_y
-        sheet[0, y : y + height, x : x + width] = images[i, ..., :3]
+        sheet[0, y : y + height, x : x + width] = images[i, ..., :3].nan_to_num(0, 0, 0)
         sheet[0, y + height : y + height + captions.height, x : x + width] = captions.draw(i)
     return sheet
 

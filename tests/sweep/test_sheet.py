@@ -51,6 +51,20 @@ def test_every_caption_is_written_under_its_picture(side):
         assert ink[3:].any(1).sum() >= 0.03 * side
 
 
+def test_a_picture_of_nan_is_black_and_its_caption_says_so():
+    images = pictures(2)
+    plain = contact_sheet(images, LABELS[:2], columns=2)
+    images[1, 3, 5] = float("nan")
+    images[1, 4, 5] = float("inf")
+    sheet = contact_sheet(images, LABELS[:2], columns=2)
+    assert sheet.isfinite().all()
+    y, x = place_of(sheet, images[0])
+    half = slice(None), slice(None), slice(x + images.shape[2] + 1, None)
+    assert torch.equal(sheet[..., : x + images.shape[2], :], plain[..., : x + images.shape[2], :])
+    captions = [picture[half][0, y + images.shape[1] :] for picture in (plain, sheet)]
+    assert not torch.equal(*captions)
+
+
 def test_only_the_marked_caption_has_the_accent():
     images = pictures(5)
     plain = contact_sheet(images, LABELS, columns=5)

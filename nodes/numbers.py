@@ -1,0 +1,45 @@
+"""The check of a node's numbers before it runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+from comfy_api.latest import io
+
+# Above every seed.
+HUGE = 1e20
+
+
+def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """``node``, which refuses numbers that mean nothing (NaN, infinity, 1e300, 1e-300) before it does anything.
+
+    The host compares with < and >, which NaN passes, and looks at no number that comes over a link. What is merely out
+    of range the nodes say themselves, in their own terms.
+    """
+    execute = node.execute.__func__
+    signature = inspect.signature(execute)
+
+    @functools.wraps(execute)
+    def run(cls: type[io.ComfyNode], *args: object, **inputs: object) -> io.NodeOutput:
+        _check(cls.GET_SCHEMA(), signature.bind(cls, *args, **inputs).arguments)
+        return execute(cls, *args, **inputs)
+
+    node.execute = classmethod(run)
+    return node
+
+
+def _check(schema: io.Schema, inputs: dict[str, object]) -> None:
+    for entry in schema.inputs:
+        value = inputs.get(entry.id)
+        if not isinstance(entry, io.Float.Input | io.Int.Input) or not isinstance(value, int | float):
+            continue
+        # Also false for NaN.
+        if -HUGE < value < HUGE and not 0 < value < entry.min:
+            continue
+        # Python writes no integer of thousands of digits.
+        shown = value if isinstance(value, float) else "a number of very many digits"
+        raise ValueError(
+            f"{entry.id} is {shown}, expected a number from {entry.min:g} to {entry.max:g}. Change it, or what is "
+            "connected to it."
+        )
