@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..sweep.export import checked_prefix, explained, find_seed, save_sweep
 from ..sweep.naming import fill_prefix, without_fields
+from ..sweep.remarks import broken
 from ..sweep.values import Sweep
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema, validation
 
@@ -103,5 +104,5 @@ class BokehSweepSave(io.ComfyNode):
         )
         subfolder = os.path.join(subfolder, saved.folder.name)
         shown = [ui.SavedResult(file, subfolder, io.FolderType.output) for file in saved.pictures]
-        text = " ".join((f"Saved {os.path.join(called, saved.folder.name)}", *saved.notes))
+        text = " ".join((f"Saved {os.path.join(called, saved.folder.name)}", *saved.notes, *broken(images)))
         return io.NodeOutput(ui={"images": shown, "text": (text,)})

@@ -22,18 +22,25 @@ def identical(images: Tensor, sweep: Sweep) -> bool:
     return all(bool(((image - first).abs() <= SAME).all()) for image in images[1:])
 
 
+def broken(images: Tensor) -> tuple[str, ...]:
+    """A sentence when pictures [B, H, W, C] have NaN or infinite values, which are saved and shown as black."""
+    count = sum(not bool(image.isfinite().all()) for image in images)
+    if not count:
+        return ()
+    return (
+        f"{count} of {len(images)} pictures have NaN or infinite values, which show as black. Start ComfyUI with "
+        "--fp32-vae, or use another precision for the model.",
+    )
+
+
 def remarks(images: Tensor, sweep: Sweep) -> tuple[str, ...]:
     """Sentences on pictures that cannot be what was asked for; none for those that can.
 
     Args:
         images: [B, H, W, C] in 0..1, one a value of ``sweep``.
     """
-    broken = sum(not bool(image.isfinite().all()) for image in images)
-    if broken:
-        return (
-            f"{broken} of {len(images)} pictures have NaN or infinite values, which show as black. Start ComfyUI with "
-            "--fp32-vae, or use another precision for the model.",
-        )
+    if found := broken(images):
+        return found
     if not identical(images, sweep):
         return ()
     if sweep.name == "blur":

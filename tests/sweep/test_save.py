@@ -185,6 +185,12 @@ def test_measures_that_are_not_defined_are_null(output):
     assert (second["pivot"], second["pivot_row"], second["files"]["animation"]) == (15.0, None, None)
 
 
+def test_pictures_of_nan_are_said_to_be(output):
+    images = scenes(2)
+    images[1, 0, 0] = float("nan")
+    assert "1 of 2 pictures have NaN or infinite values" in save(images, Sweep((0.0, 1.0)))["text"][0]
+
+
 def test_animation_goes_up_and_down_by_value(output):
     images, values = scenes(5), (8.0, 0.0, 30.0, 15.0, 0.0)
     save(images, Sweep(values), fps=12.5)
