@@ -189,7 +189,7 @@ def test_a_run_alone_leaves_the_workflow_unchanged(view):
 def test_the_place_is_not_sent_to_the_server(view):
     view.run()
     view.press("End")
-    assert view.host.prompt()["3"]["inputs"] == {"images": ["1", 0], "sweep": ["2", 0]}
+    assert view.host.prompt()["3"]["inputs"] == {"images": ["1", 0], "sweep": ["2", 0], "level": -1}
 
 
 def test_values_out_of_order_and_repeated(view):
