@@ -13,6 +13,16 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** Writes words into an element that are gone after `ms` milliseconds. */
+export function briefly(target, ms) {
+  let timer = 0;
+  return (text) => {
+    target.textContent = text;
+    clearTimeout(timer);
+    timer = setTimeout(() => (target.textContent = ""), ms);
+  };
+}
+
 /** A line drawing of 16 by 16 units in the text's colour; `path` as in SVG. */
 export function icon(path) {
   const svg = document.createElementNS(SVG, "svg");

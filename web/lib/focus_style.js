@@ -1,25 +1,11 @@
-/** The look of Bokeh Focus; adopted by its shadow root only. */
+/** The look of Bokeh Focus, on top of the common one. */
 
 export const sheet = new CSSStyleSheet();
 
 sheet.replaceSync(`
 :host {
-  --text: var(--input-text, #ddd);
-  --muted: color-mix(in srgb, var(--text) 62%, transparent);
-  --control: color-mix(in srgb, var(--text) 9%, transparent);
-  --accent: var(--p-primary-color, #3b82f6);
-  container-type: inline-size;
-  display: block;
-  box-sizing: border-box;
-  height: 100%;
   min-height: 260px;
-  color: var(--text);
-  font-family: Inter, system-ui, sans-serif;
-  user-select: none;
-  -webkit-user-select: none;
 }
-* { box-sizing: border-box; }
-[hidden] { display: none !important; }
 .view { display: flex; flex-direction: column; height: 100%; min-height: inherit; font-size: clamp(11px, 3.1cqw, 20px); line-height: 1.25; }
 .stage {
   --ratio: 1.5;

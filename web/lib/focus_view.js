@@ -1,6 +1,7 @@
 /** A picture in which focus is chosen, with the aperture ring under it. Knows nothing of nodes and graphs. */
 
-import { element, onDrag } from "./dom.js";
+import { base } from "./base_style.js";
+import { briefly, element, onDrag } from "./dom.js";
 import { focusOf, ringOf, stepAt } from "./focus_optics.js";
 import { Preview } from "./focus_preview.js";
 import { sheet } from "./focus_style.js";
@@ -24,7 +25,7 @@ export class FocusView {
   #changes = {};
   #preview = null;
   #frame = 0;
-  #sayTimer = 0;
+  #say;
   #ringFrom = 0;
   #ringKey = "";
   #keyTimer = 0;
@@ -48,6 +49,7 @@ export class FocusView {
     this.line = element("div", { className: "line", hidden: true });
     this.tag = element("div", { className: "tag" });
     this.said = element("div", { className: "tag said", role: "status" });
+    this.#say = briefly(this.said, SAID_MS);
     this.message = element("div", { className: "message" });
     const inside = [this.canvas, this.line, this.to, this.from, this.tag, this.said];
     const label = "Focus point: click, or move it with the arrow keys. Alt-click sets where a focus pull ends.";
@@ -70,7 +72,7 @@ export class FocusView {
     const row = element("div", { className: "row" }, this.words, this.pull, this.overlay, this.plain);
     this.element = element("div", { className: "bokeh-focus-view" });
     const root = this.element.attachShadow({ mode: "open" });
-    root.adoptedStyleSheets = [sheet];
+    root.adoptedStyleSheets = [base, sheet];
     root.append(element("div", { className: "view" }, this.stage, this.ring, row));
     try {
       this.#preview = new Preview(this.canvas);
@@ -283,11 +285,5 @@ export class FocusView {
     event.stopPropagation();
     clearTimeout(this.#keyTimer);
     this.#keyTimer = setTimeout(() => this.#commit(), KEY_MS);
-  }
-
-  #say(text) {
-    this.said.textContent = text;
-    clearTimeout(this.#sayTimer);
-    this.#sayTimer = setTimeout(() => (this.said.textContent = ""), SAID_MS);
   }
 }

@@ -1,28 +1,14 @@
-/** The look of the sweep view; adopted by its shadow root only, so that nothing of it reaches the page. */
+/** The look of the sweep view, on top of the common one. */
 
 export const sheet = new CSSStyleSheet();
 
 // Every size is in em, and em follows the node's width: a wider node has larger text.
 sheet.replaceSync(`
 :host {
-  --text: var(--input-text, #ddd);
-  --muted: color-mix(in srgb, var(--text) 62%, transparent);
   --line: color-mix(in srgb, var(--text) 26%, transparent);
-  --control: color-mix(in srgb, var(--text) 9%, transparent);
-  --accent: var(--p-primary-color, #3b82f6);
   --pivot: color-mix(in srgb, #f59e0b 80%, var(--text));
-  container-type: inline-size;
-  display: block;
-  box-sizing: border-box;
-  height: 100%;
   min-height: 240px;
-  color: var(--text);
-  font-family: Inter, system-ui, sans-serif;
-  user-select: none;
-  -webkit-user-select: none;
 }
-* { box-sizing: border-box; }
-[hidden] { display: none !important; }
 
 .view {
   position: relative;

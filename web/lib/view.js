@@ -1,6 +1,7 @@
 /** One sweep as one picture with a slider: what the node shows. Knows nothing of nodes and graphs. */
 
-import { element } from "./dom.js";
+import { base } from "./base_style.js";
+import { briefly, element } from "./dom.js";
 import { around, clampTo, levelsOf, nearest, plain, written } from "./levels.js";
 import { Loupe } from "./loupe.js";
 import { Menu } from "./menu.js";
@@ -38,7 +39,7 @@ export class SweepView {
   #fitted = null;
   #frame = 0;
   #lastTime = 0;
-  #sayTimer = 0;
+  #say;
 
   /**
    * @param {(file: object) => string} pictureUrl address of a picture for the page
@@ -79,6 +80,7 @@ export class SweepView {
     this.note = element("span", { className: "note" });
     this.message = element("div", { className: "message" });
     this.said = element("div", { className: "said", role: "status" });
+    this.#say = briefly(this.said, SAID_MS);
     this.progress = element("div", { className: "progress", hidden: true });
     this.tools = tools({
       compare: () => this.#toggleCompare(),
@@ -96,7 +98,7 @@ export class SweepView {
     this.panel = element("div", { className: "panel" }, this.slider.element, row);
     this.element = element("div", { className: "bokeh-sweep-view" });
     const root = this.element.attachShadow({ mode: "open" });
-    root.adoptedStyleSheets = [sheet];
+    root.adoptedStyleSheets = [base, sheet];
     const all = element("div", { className: "view" }, this.stage.element, this.remark, this.panel);
     this.menu = new Menu(all);
     root.append(all);
@@ -167,7 +169,6 @@ export class SweepView {
   dispose() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    clearTimeout(this.#sayTimer);
     this.#pictures?.close();
     this.#pictures = null;
     this.other.stopLast();
@@ -385,11 +386,5 @@ export class SweepView {
       // Without https, and away from localhost, a page has no clipboard at all.
       this.#say(`The browser does not allow copying here: ${number}`);
     }
-  }
-
-  #say(text) {
-    this.said.textContent = text;
-    clearTimeout(this.#sayTimer);
-    this.#sayTimer = setTimeout(() => (this.said.textContent = ""), SAID_MS);
   }
 }
