@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { passToCanvas, settle } from "./lib/canvas.js";
-import { element } from "./lib/dom.js";
+import { addPlace, element } from "./lib/dom.js";
 import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
 import { FocusView } from "./lib/focus_view.js";
 import { after, followOutputs, locator } from "./lib/outputs.js";
@@ -41,12 +41,7 @@ function addFocus(node) {
   const place = element("div", { className: "widget-expands" }, view.element);
   place.style.height = "100%";
   passToCanvas(view.element);
-  const widget = node.addDOMWidget("focus view", "bokeh_focus_view", place, {
-    hideOnZoom: false,
-    serialize: false,
-    getMinHeight: () => MIN_HEIGHT,
-  });
-  widget.serialize = false;
+  addPlace(node, "focus view", "bokeh_focus_view", place, MIN_HEIGHT);
   node.setSize([Math.max(node.size[0], FIRST_WIDTH), node.computeSize()[1] + 20]);
 
   let run = null;

@@ -1,7 +1,7 @@
 /** Shows what a node says in words inside the node: where something was saved, what a lens does. */
 
 import { app } from "../../scripts/app.js";
-import { element } from "./lib/dom.js";
+import { addPlace, element } from "./lib/dom.js";
 import { render } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 
@@ -37,12 +37,7 @@ function addText(node, height) {
     if (text.scrollHeight > text.clientHeight) event.stopPropagation();
     else app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
   });
-  const widget = node.addDOMWidget("text shown", "bokeh_text", host, {
-    hideOnZoom: true,
-    serialize: false,
-    getMinHeight: () => height,
-  });
-  widget.serialize = false;
+  addPlace(node, "text shown", "bokeh_text", host, height, true);
   return (words) => {
     text.replaceChildren(...render(words));
     host.toggleAttribute("data-empty", !words);

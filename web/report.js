@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { chart } from "./lib/chart.js";
-import { element } from "./lib/dom.js";
+import { addPlace, element } from "./lib/dom.js";
 import { render } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 import { savePicture } from "./lib/picture_files.js";
@@ -88,12 +88,7 @@ function addReport(node) {
     if (report.scrollHeight > report.clientHeight) event.stopPropagation();
     else app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
   });
-  const widget = node.addDOMWidget("report shown", "bokeh_report", host, {
-    hideOnZoom: false,
-    serialize: false,
-    getMinHeight: () => MIN_HEIGHT,
-  });
-  widget.serialize = false;
+  addPlace(node, "report shown", "bokeh_report", host, MIN_HEIGHT);
   node.setSize(FIRST_SIZE);
 
   let current = null;

@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { passToCanvas } from "./lib/canvas.js";
+import { addPlace } from "./lib/dom.js";
 import { after, followOutputs, look } from "./lib/outputs.js";
 import { uploadPicture } from "./lib/picture_files.js";
 import { join, leave } from "./lib/together.js";
@@ -65,13 +66,7 @@ function addView(node) {
   // The page lets a node's content with this class grow with the node.
   view.element.classList.add("widget-expands");
   passToCanvas(view.element);
-  // Neither in the workflow's list of values nor in what goes to the server.
-  const widget = node.addDOMWidget("sweep view", "bokeh_sweep_view", view.element, {
-    hideOnZoom: false,
-    serialize: false,
-    getMinHeight: () => MIN_HEIGHT,
-  });
-  widget.serialize = false;
+  addPlace(node, "sweep view", "bokeh_sweep_view", view.element, MIN_HEIGHT);
   node.setSize(FIRST_SIZE);
   if (level) after(level, "callback", () => (view.used = used()));
 

@@ -23,6 +23,12 @@ export function briefly(target, ms) {
   };
 }
 
+/** A place for `content` in a node: neither in the workflow's list of values nor in what goes to the server. */
+export function addPlace(node, name, type, content, height, hideOnZoom = false) {
+  const widget = node.addDOMWidget(name, type, content, { hideOnZoom, serialize: false, getMinHeight: () => height });
+  widget.serialize = false;
+}
+
 /** A line drawing of 16 by 16 units in the text's colour; `path` as in SVG. */
 export function icon(path) {
   const svg = document.createElementNS(SVG, "svg");

@@ -6,28 +6,9 @@ sheet.replaceSync(`
 :host {
   min-height: 260px;
 }
-.view { display: flex; flex-direction: column; height: 100%; min-height: inherit; font-size: clamp(11px, 3.1cqw, 20px); line-height: 1.25; }
-.stage {
-  --ratio: 1.5;
-  container-type: size;
-  position: relative;
-  flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw);
-  min-height: 80px;
-  display: grid;
-  place-items: center;
-}
-.frame {
-  position: relative;
-  width: min(100cqw, calc(100cqh * var(--ratio)));
-  aspect-ratio: var(--ratio);
-  border-radius: 0.4em;
-  overflow: hidden;
-  background: var(--control);
-  cursor: crosshair;
-  touch-action: none;
-  outline: none;
-}
-canvas { display: block; width: 100%; height: 100%; }
+.view { font-size: clamp(11px, 3.1cqw, 20px); }
+.stage { --ratio: 1.5; flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw); }
+.frame { cursor: crosshair; outline: none; }
 .message { position: absolute; inset: 0; display: grid; place-items: center; padding: 2em; color: var(--muted); text-align: center; text-wrap: balance; }
 .message:empty { display: none; }
 .tag {

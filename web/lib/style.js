@@ -10,37 +10,11 @@ sheet.replaceSync(`
   min-height: 240px;
 }
 
-.view {
-  position: relative;
-  display: flex;
-  flex-direction: column;
-  height: 100%;
-  min-height: inherit;
-  font-size: calc(clamp(11px, 3.1cqw, 20px) * var(--enlarge, 1));
-  line-height: 1.25;
-}
+.view { position: relative; font-size: calc(clamp(11px, 3.1cqw, 20px) * var(--enlarge, 1)); }
 
-.stage {
-  --ratio: 1;
-  container-type: size;
-  position: relative;
-  /* The node alone says how high it is, so that it can be wide and flat. */
-  flex: 1 1 0;
-  min-height: 80px;
-  display: grid;
-  place-items: center;
-}
-.frame {
-  position: relative;
-  width: min(100cqw, calc(100cqh * var(--ratio)));
-  aspect-ratio: var(--ratio);
-  border-radius: 0.4em;
-  overflow: hidden;
-  background: var(--control);
-  cursor: ew-resize;
-  touch-action: none;
-}
-canvas { display: block; width: 100%; height: 100%; }
+/* The node alone says how high it is, so that it can be wide and flat. */
+.stage { --ratio: 1; flex: 1 1 0; }
+.frame { cursor: ew-resize; }
 :host(:is([data-state="empty"], [data-state="gone"])) .frame { display: none; }
 
 .message {
