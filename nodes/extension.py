@@ -14,6 +14,7 @@ from .lens import BokehLens
 from .lora import BokehLora
 from .numbers import checked
 from .pairs import BokehPairs
+from .phone import BokehPortrait
 from .pictures import BokehMatchColors, BokehSweepGrid
 from .prompt import BokehPrompt
 from .render import BokehRender
@@ -47,6 +48,7 @@ class BokehExtension(ComfyExtension):
             BokehStage,
             BokehStageSweep,
             BokehFocus,
+            BokehPortrait,
             BokehRender,
             BokehMatchColors,
             BokehSweepGrid,

@@ -31,6 +31,7 @@ _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "BokehFocus": ("photo", ("depth of field", "dof", "refocus", "focus", "tap to focus")),
     "BokehInvert": ("photo", ("refocus",)),
     "BokehLens": ("photo", ("aperture", "f-stop", "depth of field", "dof")),
+    "BokehPortrait": ("photo", ("portrait mode", "depth of field")),
     "BokehRender": ("photo", ("depth of field", "dof", "refocus", "defocus", "lens blur", "focus")),
     "BokehMatchColors": ("results", ()),
     "BokehReport": ("results", ()),

@@ -6,7 +6,7 @@ import { render } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 
 /** Node -> height of its text in graph units. */
-const HEIGHTS = { BokehSweepSave: 60, BokehSaveAdapter: 60, BokehLens: 130, BokehPrompt: 90, BokehRender: 90, BokehInvert: 110, BokehPairs: 90 };
+const HEIGHTS = { BokehSweepSave: 60, BokehSaveAdapter: 60, BokehLens: 130, BokehPrompt: 90, BokehRender: 90, BokehPortrait: 90, BokehInvert: 110, BokehPairs: 90 };
 /** Nodes that have a note now and then, and no place for it before the first one. */
 const NOTED = new Set(["BokehBlur", "BokehSweep"]);
 const NOTE_HEIGHT = 50;
