@@ -168,7 +168,7 @@ def test_the_node_gives_metres_the_lens_and_what_is_blurred_already():
     assert (focal_length, f_number) == (5.7, 1.5)
     assert "1536 x 1152, depth of 32 x 24 in metres, from 0.50 m to 3.36 m: depth_is metres" in text
     assert "taken with 5.7 mm at f/1.5" in text
-    # 1000 * 0.0057^2 * 0.87 / (3 * 0.8643) * 682.67 / 7.587 = 0.981 px; 2 * 0.981 * (2 - 1 / 0.87) * 1152 / 512 = 3.8 px
+    # K = 1000 * 0.0057^2 * 0.87 / (3 * 0.8643) * 682.67 / 7.587 = 0.981; 2 K (2 - 1 / 0.87) * 1152 / 512 = 3.8 px
     assert re.search(r"its lens, focused at 0\.8\d m, has already drawn discs of up to 4 px: blur adds to them", text)
     assert BokehPortrait.fingerprint_inputs("portrait_test.jpg") == BokehPortrait.fingerprint_inputs(
         "portrait_test.jpg"

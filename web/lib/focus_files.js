@@ -13,7 +13,8 @@ async function bitmapOf(url) {
   return createImageBitmap(await answer.blob(), { premultiplyAlpha: "none", colorSpaceConversion: "none" });
 }
 
-function pixels(bitmap, width, height) {
+/** RGBA of a picture drawn at a size. */
+export function pixelsOf(bitmap, width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0, width, height);
   return context.getImageData(0, 0, width, height).data;
@@ -35,7 +36,7 @@ export async function pictureOf(url) {
 export function sameScene(one, other) {
   if (one === other) return true;
   if (Math.abs(one.width / one.height / (other.width / other.height) - 1) > 0.02) return false;
-  const [a, b] = [one, other].map(({ bitmap }) => pixels(bitmap, THUMB, THUMB));
+  const [a, b] = [one, other].map(({ bitmap }) => pixelsOf(bitmap, THUMB, THUMB));
   return a.reduce((sum, value, i) => sum + Math.abs(value - b[i]), 0) / a.length < SAME;
 }
 
@@ -61,7 +62,7 @@ export async function mapOfGrey(url, depthIs) {
 
 function map(bitmap, valueOf, rest) {
   const { width, height } = bitmap;
-  const data = pixels(bitmap, width, height);
+  const data = pixelsOf(bitmap, width, height);
   const values = Float32Array.from({ length: width * height }, (_, i) => valueOf(data[4 * i], data[4 * i + 1], data[4 * i + 2]));
   bitmap.close();
   return { width, height, values, ...rest };

@@ -3,6 +3,8 @@
  * kept apart from what lies behind, and the sharp pixels of the picture as they are. Light is the square of a value.
  */
 
+import { pixelsOf } from "./focus_files.js";
+
 const HEAD = `#version 300 es
 precision highp float;
 precision highp int;
@@ -23,16 +25,16 @@ void main() {
 
 // Light and signed radius, in px of the half picture, of the nearest of four pixels and of those level with it.
 const HALVE = `${HEAD}
-uniform sampler2D picture, depth;
+uniform sampler2D scene;
 out vec4 made;
 void main() {
-  ivec2 last = textureSize(picture, 0) - 1, corner = ivec2(gl_FragCoord.xy) * 2;
+  ivec2 last = textureSize(scene, 0) - 1, corner = ivec2(gl_FragCoord.xy) * 2;
   float s[4]; vec3 light[4]; float nearest = -1e6;
   for (int i = 0; i < 4; i++) {
     ivec2 at = min(corner + ivec2(i & 1, i >> 1), last);
-    s[i] = radius(texelFetch(depth, at, 0).r);
-    vec3 colour = texelFetch(picture, at, 0).rgb;
-    light[i] = colour * colour;
+    vec4 x = texelFetch(scene, at, 0);
+    s[i] = radius(x.a);
+    light[i] = x.rgb * x.rgb;
     nearest = max(nearest, s[i]);
   }
   vec4 sum = vec4(0);
@@ -108,16 +110,17 @@ void main() {
 }`;
 
 const COMBINE = `${HEAD}
-uniform sampler2D picture, depth, fronts, backs;
+uniform sampler2D scene, fronts, backs;
 uniform float limit;
 uniform bool overlay, plain;
 out vec4 made;
 void main() {
   // Rows of a picture go down, those of the screen up.
-  ivec2 size = textureSize(picture, 0), here = ivec2(gl_FragCoord.x, float(size.y) - gl_FragCoord.y);
+  ivec2 size = textureSize(scene, 0), here = ivec2(gl_FragCoord.x, float(size.y) - gl_FragCoord.y);
   vec2 at = (vec2(here) + 0.5) / vec2(size);
-  vec3 colour = texelFetch(picture, here, 0).rgb;
-  float r = abs(radius(texelFetch(depth, here, 0).r));
+  vec4 own = texelFetch(scene, here, 0);
+  vec3 colour = own.rgb;
+  float r = abs(radius(own.a));
   vec4 front = plain ? vec4(0) : texture(fronts, at);
   float blurred = plain ? 0.0 : smoothstep(0.5, 1.5, r);
   if (blurred > 0.0 || front.a > 0.004) {
@@ -129,8 +132,9 @@ void main() {
   made = vec4(colour, 1);
 }`;
 
-/** What follows a change at once, and what is drawn when nothing has changed for a while. */
-const QUICK = 28;
+// Samples of a disc: of what follows a change at once, as many as the time for a frame allows, and when all is at rest.
+const QUICK = [8, 48];
+const FRAME_MS = 22;
 const FINE = 220;
 const REST_MS = 150;
 
@@ -141,6 +145,7 @@ export class Preview {
   #size = null;
   #timer = 0;
   #settings = null;
+  #samples = 24;
 
   /** @throws where the browser has no WebGL 2 that draws into half floats */
   constructor(canvas) {
@@ -162,15 +167,13 @@ export class Preview {
     const isNew = this.#size?.width !== width || this.#size.height !== height;
     this.#size = { width, height };
     Object.assign(this.canvas, this.#size);
-    this.#texture("picture", width, height, gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, picture);
-    const values = new Float32Array(width * height);
-    if (map) {
-      for (let y = 0, i = 0; y < height; y++) {
-        const row = Math.floor(((y + 0.5) * map.height) / height) * map.width;
-        for (let x = 0; x < width; x++) values[i++] = map.values[row + Math.floor(((x + 0.5) * map.width) / width)];
-      }
+    const colours = pixelsOf(picture, width, height);
+    const texels = Float32Array.from(colours, (value) => value / 255);
+    for (let y = 0, i = 3; y < height; y++) {
+      const row = map && Math.floor(((y + 0.5) * map.height) / height) * map.width;
+      for (let x = 0; x < width; x++, i += 4) texels[i] = map ? map.values[row + Math.floor(((x + 0.5) * map.width) / width)] : 0;
     }
-    this.#texture("depth", width, height, gl.R32F, gl.RED, gl.FLOAT, values);
+    this.#texture("scene", width, height, gl.RGBA32F, gl.RGBA, gl.FLOAT, texels);
     if (!isNew) return;
     const half = [Math.ceil(width / 2), Math.ceil(height / 2)];
     const tiles = half.map((side) => Math.ceil(side / 16));
@@ -184,7 +187,14 @@ export class Preview {
   draw(settings) {
     if (!this.#size) return;
     this.#settings = settings;
-    this.#pass(QUICK);
+    const start = performance.now();
+    this.#pass(Math.round(this.#samples));
+    if (!settings.plain) {
+      // Reading waits for what was drawn.
+      this.gl.readPixels(0, 0, 1, 1, this.gl.RGBA, this.gl.UNSIGNED_BYTE, new Uint8Array(4));
+      const wanted = (this.#samples * FRAME_MS) / Math.max(performance.now() - start, 1);
+      this.#samples = Math.min(Math.max((this.#samples + wanted) / 2, QUICK[0]), QUICK[1]);
+    }
     clearTimeout(this.#timer);
     if (!settings.plain) this.#timer = setTimeout(() => this.#pass(FINE), REST_MS);
   }
