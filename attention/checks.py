@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from torch import Tensor, nn
 
 from .rows import Pivot, Plan, Rows
 
@@ -26,10 +27,15 @@ def check_pivot_latent(plan: Plan, noise: Tensor) -> None:
         )
 
 
+def is_adaptive(sampler: Any) -> bool:
+    """Whether a sampler is called after choosing its steps itself."""
+    return "adaptive" in _sampler_name(sampler).lower()
+
+
 def check_sampler(sampler: Any) -> None:
     """Raise ValueError for a sampler that chooses its steps itself, which rows that follow a latent would mislead."""
-    name = _name(getattr(sampler, "sampler_function", sampler))
-    if "adaptive" in name.lower():
+    if is_adaptive(sampler):
+        name = _sampler_name(sampler)
         raise ValueError(
             f"The pivot follows a given latent, but the sampler ({name.removesuffix('_function')}) chooses its steps "
             "by its own error, which rows that follow a latent make meaningless. Choose a sampler with fixed steps, "
@@ -64,6 +70,32 @@ def has_step_cache(model_options: dict[str, Any]) -> bool:
     return any("cache" in name.lower() for name in _inside(model_options, options))
 
 
+def rows_may_leave(sampler: Any, model_options: dict[str, Any], patcher: ModelPatcher) -> bool:
+    """Whether model calls may lack rows that earlier ones had.
+
+    Not where anything but the host's own code lies between the steps of the sampler and the blocks: caches and their
+    like remember rows from one call to the next. Nor where the sampler looks at all rows to choose its steps.
+    """
+    options = model_options.get("transformer_options", {})
+    function = getattr(sampler, "sampler_function", sampler)
+    if is_adaptive(sampler) or not getattr(function, "__module__", "").startswith("comfy."):
+        return False
+    kinds = (WrappersMP.DIFFUSION_MODEL, WrappersMP.APPLY_MODEL, WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH)
+    keys = {key for kind in kinds for key, found in options.get("wrappers", {}).get(kind, {}).items() if found}
+    if any(not str(key).startswith(("bokeh", "torch.compile")) for key in keys) or options.get("patches_replace"):
+        return False
+    if model_options.get("model_function_wrapper") or "sampler_calc_cond_batch_function" in model_options:
+        return False
+    network = patcher.model.diffusion_model
+    if any(name.startswith("forward") for name in vars(network)):
+        return False
+    return all(
+        isinstance(getattr(getattr(patch, "before_bokeh", None), "__self__", None), nn.Module)
+        for name, patch in patcher.object_patches.items()
+        if name.startswith("diffusion_model")
+    )
+
+
 def _inside(model_options: dict[str, Any], options: dict[str, Any]) -> Iterator[str]:
     wrappers = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
     for key, functions in wrappers.items():
@@ -74,6 +106,10 @@ def _inside(model_options: dict[str, Any], options: dict[str, Any]) -> Iterator[
         yield from map(_name, by_place.values())
     # What the host's own two caches share says nothing: one of them is round the whole call.
     yield from (name for name in options if isinstance(name, str) and name != "easycache")
+
+
+def _sampler_name(sampler: Any) -> str:
+    return _name(getattr(sampler, "sampler_function", sampler))
 
 
 def _name(thing: Any) -> str:

@@ -13,18 +13,20 @@ graphs, and an interrupt leaves nothing behind.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .attend import CALL, Call, Running, attend
-from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots
+from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots, rows_may_leave
 from .contents import lay_out, lay_out_mask
 from .dials import check_dial
 from .equations import NO_ANNOTATION, Grounding, annotation
@@ -32,7 +34,7 @@ from .module import AdapterModule
 from .noise import SharedNoise
 from .reach import Picture, check_reached
 from .rows import Plan, Rows, Trajectory, arrange, grounding_steps
-from .turns import Watch, expand, grounding_of, step_cache_refused, take, tiles_in
+from .turns import Watch, expand, fitting, grounding_of, smaller, step_cache_refused, take, tiles_in
 
 RUN = "bokeh_run"
 NEGATIVE = "bokeh_negative"
@@ -44,6 +46,9 @@ class Run:
 
     rows: Rows
     watch: Watch
+    rows_at_once: int
+    automatic: bool
+    rows_may_leave: bool
     noise: Tensor | None = None
     shared_noise: SharedNoise | None = None
     values: list[Tensor] | None = None
@@ -115,9 +120,11 @@ class Hooks:
         check_pivot_latent(self.plan, noise)
         if rows.pinned:
             check_sampler(sampler)
-        run = Run(rows, Watch(self.plan.rows_at_once))
-        if len(rows.turns(self.plan.rows_at_once)) > 1 and has_step_cache(guider.model_options):
-            raise ValueError(step_cache_refused(self.plan.rows_at_once))
+        at_once, cached = self.plan.rows_at_once, has_step_cache(guider.model_options)
+        if cached and len(rows.turns(at_once)) > 1:
+            raise ValueError(step_cache_refused(at_once))
+        may_leave = rows_may_leave(sampler, guider.model_options, guider.model_patcher)
+        run = Run(rows, Watch(at_once), at_once, automatic=not (at_once or cached), rows_may_leave=may_leave)
         if tuple(range(len(rows))) != rows.noise:
             noise = noise[list(rows.noise)]
             run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
@@ -146,7 +153,7 @@ class Hooks:
         run: Run | None = ((model_options or {}).get("transformer_options") or {}).get(RUN)
         if run is not None:
             # Memory follows the rows that go through the model together, pivots among them.
-            noise_shape = (max(map(len, run.rows.turns(self.plan.rows_at_once))), *noise_shape[1:])
+            noise_shape = (max(map(len, run.rows.turns(run.rows_at_once))), *noise_shape[1:])
         return executor(model, noise_shape, conds, model_options=model_options, **kwargs)
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, *args, **kwargs):
@@ -218,29 +225,65 @@ class Hooks:
         # A node that cuts the picture into tiles stacks them tile by tile, each with all its parts.
         negative = negative * tiles_in(x.shape[0], len(roles), len(run.rows))
         grounded = bool(t[0].item() > run.last_grounded_sigma)
-        turns = run.rows.turns(self.plan.rows_at_once, grounded)
+        if run.automatic and not run.checked and not run.rows_at_once:
+            run.rows_at_once = fitting(run.rows, len(negative), x.shape[1:], executor.class_obj, x.device)
+        while True:
+            try:
+                with run.shared_noise.paused() if run.shared_noise else nullcontext(), self.running:
+                    return self._in_turns(
+                        executor,
+                        run,
+                        negative,
+                        grounded,
+                        (x, t, c_concat, c_crossattn, control),
+                        transformer_options,
+                        kwargs,
+                    )
+            except comfy.model_management.OOM_EXCEPTION:
+                fewer = smaller(run.rows, run.rows_at_once)
+                if not run.automatic or fewer == run.rows_at_once:
+                    raise
+            # Here, where the failed call's tensors are free again.
+            comfy.model_management.soft_empty_cache()
+            logging.info("Bokeh: memory ran out; from here on %s pictures of the sweep go together.", fewer)
+            run.rows_at_once = fewer
+
+    def _in_turns(
+        self,
+        executor: Callable,
+        run: Run,
+        negative: tuple[bool, ...],
+        grounded: bool,
+        inputs: tuple,
+        transformer_options: dict[str, Any],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        """One model call, in as many turns as it takes."""
+        x, *_, context, _ = inputs
+        turns = run.rows.turns(run.rows_at_once, grounded, not run.rows_may_leave)
         out = None
-        with run.shared_noise.paused() if run.shared_noise else nullcontext(), self.running:
-            for turn in turns:
-                call = self._call(run, turn, negative, grounded, x.device, transformer_options)
-                if self.names is None:
-                    call = call._replace(anywhere=Picture.of(x, c_crossattn))
-                options = {**transformer_options, CALL: call, "optimized_attention_override": attend}
-                self.running.options = options
-                if len(turn) == len(run.rows):
-                    out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-                else:
-                    index = torch.tensor(expand(turn, len(negative), len(run.rows)), device=x.device)
-                    with run.watch.over(turns):
-                        part = executor(
-                            *(take(value, index, x.shape[0]) for value in (x, t, c_concat, c_crossattn, control)),
-                            options,
-                            **{name: take(value, index, x.shape[0]) for name, value in kwargs.items()},
-                        )
-                    out = part.new_empty((x.shape[0], *part.shape[1:])) if out is None else out
-                    out[index] = part
-                    run.watch.check(transformer_options, call.reached)
-                run.reached |= call.reached
+        for turn in turns:
+            call = self._call(run, turn, negative, grounded, x.device, transformer_options)
+            if self.names is None:
+                call = call._replace(anywhere=Picture.of(x, context))
+            options = {**transformer_options, CALL: call, "optimized_attention_override": attend}
+            self.running.options = options
+            if len(turn) == len(run.rows):
+                out = executor(*inputs, options, **kwargs)
+            else:
+                index = torch.tensor(expand(turn, len(negative), len(run.rows)), device=x.device)
+                with run.watch.over(turns):
+                    part = executor(
+                        *(take(value, index, x.shape[0]) for value in inputs),
+                        options,
+                        **{name: take(value, index, x.shape[0]) for name, value in kwargs.items()},
+                    )
+                # Rows that nobody looks at any more stay as they are.
+                out = x.to(part, copy=True) if out is None else out
+                out[index] = part
+            if len(turns) > 1:
+                run.watch.check(transformer_options, call.reached)
+            run.reached |= call.reached
         return out
 
     def _call(

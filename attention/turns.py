@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import torch
+from comfy.model_base import BaseModel
 from torch import Tensor
 
 from .attend import row_index
@@ -28,6 +29,26 @@ def tiles_in(batch: int, parts: int, rows: int) -> int:
             "regroups the batch in a way bokeh cannot follow: take that node out."
         )
     return tiles
+
+
+def fitting(rows: Rows, parts: int, shape: Sequence[int], model: BaseModel, device: torch.device) -> int:
+    """``rows_at_once`` with which a call fits into memory, by the host's own estimate: 0 = all rows together.
+
+    Args:
+        parts: how many parts with all rows the call has.
+        shape: of one row of the latents.
+    """
+    free = comfy.model_management.get_free_memory(device)
+    for rows_at_once in (0, *range(rows.targets - 1, 1, -1)):
+        largest = max(map(len, rows.turns(rows_at_once)))
+        if model.memory_required([parts * largest, *shape]) <= free:
+            return rows_at_once
+    return 1
+
+
+def smaller(rows: Rows, rows_at_once: int) -> int:
+    """The next smaller ``rows_at_once`` after memory has run out; the same when it is 1 already."""
+    return max(1, (rows_at_once or rows.targets) // 2)
 
 
 def expand(turn: Sequence[int], parts: int, rows: int) -> list[int]:
@@ -75,7 +96,7 @@ class Watch:
     """
 
     def __init__(self, rows_at_once: int):
-        self.rows_at_once = rows_at_once
+        self.rows_at_once = rows_at_once  # as the user has it
         self.reached: dict[Any, set[int]] = {}
 
     @contextmanager
@@ -110,8 +131,11 @@ class Watch:
 
 
 def step_cache_refused(rows_at_once: int) -> str:
+    """Why turns are refused, for the user's ``rows_at_once``; 0 where memory is too small for all pictures."""
+    why = f"rows_at_once {rows_at_once}" if rows_at_once else "a memory too small for all of them"
+    what = "Set rows_at_once of Bokeh Sweep to 0, or take the cache out." if rows_at_once else "Take the cache out."
     return (
         "Another node reuses results of earlier steps (EasyCache, TeaCache, first block cache and their like), but "
-        f"rows_at_once {rows_at_once} sends the pictures through the model in turns, and the cache would take one "
-        "turn's pictures for another's. Set rows_at_once of Bokeh Sweep to 0, or take the cache out."
+        f"{why} sends the pictures through the model in turns, and the cache would take one turn's pictures for "
+        f"another's. {what}"
     )

@@ -149,8 +149,8 @@ class BokehSweep(io.ComfyNode):
                     min=0,
                     max=MAX_LEVELS,
                     optional=True,
-                    tooltip="For sweeps that do not fit into memory: how many pictures go through the model together "
-                    "with the pivot. 0 = all of them, which is fastest. The pictures are the same.",
+                    tooltip="How many pictures go through the model together with their pivot. 0 = by itself: all of "
+                    "them, which is fastest, or as many as fit into memory. The pictures are the same.",
                 ),
             ],
             outputs=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import pytest
 import torch
 from flux import relative_error, run_node
@@ -62,6 +63,89 @@ def test_a_sweep_beside_a_step_cache_equals_every_picture_with_its_pivot(golden,
         in_turns, of_turns = sampled((30.0, 0.0), 1)
         assert of_turns == left_out
         assert relative_error(in_turns, together) <= 1e-5
+
+
+@pytest.fixture
+def calls(golden):
+    """Rows of every call of the network, seen without putting anything on the model."""
+    seen = []
+    first = golden.model.model.diffusion_model.img_in
+    handle = first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[0]))
+    yield seen
+    handle.remove()
+
+
+@pytest.mark.parametrize("most", [3, 5])
+def test_after_an_out_of_memory_fewer_rows_go_together(golden, adapter, calls, most):
+    """Once it has run out, the rest of the run goes in turns, without a picture changing."""
+    whole = ksample(install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True)), golden.positive(), batch(golden, 5))
+
+    def full(executor, x, *args, **kwargs):
+        if x.shape[0] > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return executor(x, *args, **kwargs)
+
+    model = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True))
+    model.add_wrapper_with_key("diffusion_model", "test", full)
+    calls.clear()
+    rows = ksample(model, golden.positive(), batch(golden, 5))
+    assert relative_error(rows, whole) <= 1e-5
+    assert max(calls) <= most
+    asked = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True, rows_at_once=4))
+    asked.add_wrapper_with_key("diffusion_model", "test", full)
+    if most == 3:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            ksample(asked, golden.positive(), batch(golden, 5))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_sweep_that_does_not_fit_is_split_by_the_hosts_estimate(golden, adapter, calls, monkeypatch, cfg):
+    options = {"negative": golden.negative(), "cfg": cfg}
+    model = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True))
+    whole = ksample(model, golden.positive(), batch(golden, 5), **options)
+    needed = model.model.memory_required([3, *golden.latent()["samples"].shape[1:]])
+    real = comfy.model_management.get_free_memory
+
+    def little(device=None, torch_free_too=False):
+        return real(device, torch_free_too) if torch_free_too else needed
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", little)
+    calls.clear()
+    rows = ksample(model, golden.positive(), batch(golden, 5), **options)
+    assert relative_error(rows, whole) <= 1e-5
+    assert max(calls) == 3
+
+
+@pytest.mark.parametrize("kind", ["generated", "given"])
+@pytest.mark.parametrize(("sampler", "cfg"), [("euler", 1.0), ("dpmpp_2m", 3.0), ("euler_ancestral", 1.0)])
+def test_a_pivot_that_nobody_looks_at_any_more_leaves_the_calls(golden, adapter, calls, kind, sampler, cfg):
+    photo = torch.randn(golden.latent()["samples"].shape, generator=torch.Generator().manual_seed(3))
+    pivot = Pivot(14.0, 0.5, latent=photo if kind == "given" else None)
+    options = {"negative": golden.negative(), "cfg": cfg, "sampler": sampler}
+
+    def sampled(watched: bool):
+        model = install(golden.model, adapter, Plan((25.0, 4.0), pivot, True))
+        if watched:
+            # Anything of another node inside the call may be a cache, so every row stays.
+            model.add_wrapper_with_key("diffusion_model", "test", lambda executor, *args, **kw: executor(*args, **kw))
+        calls.clear()
+        return ksample(model, golden.positive(), batch(golden, 2), **options), [
+            rows // (1 + (cfg > 1)) for rows in calls
+        ]
+
+    kept, of_kept = sampled(True)
+    left, of_left = sampled(False)
+    assert of_kept == [3, 3, 3, 3]
+    assert of_left == [3, 3, 2, 2]
+    assert relative_error(left, kept) <= 1e-5
+
+
+def test_beside_a_step_cache_every_pivot_stays(golden, adapter, calls):
+    for name in ("EasyCache", "LazyCache"):
+        model = cached(install(golden.model, adapter, Plan((25.0,), Pivot(14.0, 0.5))), name, 0.01)
+        calls.clear()
+        ksample(model, golden.positive(), batch(golden, 1))
+        assert set(calls) == {2}
 
 
 def forgets(every: int):
