@@ -15,10 +15,10 @@ from .lora import BokehLora
 from .numbers import checked
 from .pairs import BokehPairs
 from .phone import BokehPortrait
-from .pictures import BokehMatchColors, BokehSweepGrid
 from .prompt import BokehPrompt
 from .render import BokehRender
 from .report import BokehReport
+from .results import BokehMatchColors, BokehSweepGrid
 from .save import BokehSweepSave
 from .stage import BokehStage, BokehStageSweep
 from .train import BokehTrainAdapter

@@ -121,7 +121,7 @@ def object_tones() -> Tensor:
     return torch.stack([plain, plain + 0.4 * (1 - plain)], dim=1)
 
 
-class Stage:
+class Props:
     """The drawn parts, ready to be put together: objects with their coverage, and backgrounds."""
 
     @cached_property
@@ -173,12 +173,12 @@ class Stage:
         return dark, gain * bright[:, None] - dark
 
 
-def _brightness(stage: Stage, scene: Scene) -> Tensor:
+def _brightness(props: Props, scene: Scene) -> Tensor:
     """The backgrounds between dark and bright, [n, 1, H, W] in 0..1."""
     striped = scene.pattern == PATTERNS.index("stripes")
     cells = torch.where(striped[:, None, None], scene.cells[:, :1], scene.cells)
     shades = torch.where(cells > 0, 1.0, DIM)
-    return torch.einsum("nrc,nyx->nrycx", shades, stage.patterns[scene.pattern]).reshape(-1, 1, SIZE, SIZE)
+    return torch.einsum("nrc,nyx->nrycx", shades, props.patterns[scene.pattern]).reshape(-1, 1, SIZE, SIZE)
 
 
 def _heart(x: Tensor, y: Tensor) -> Tensor:
@@ -198,16 +198,16 @@ def _reduce(maps: Tensor, factor: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(maps, factor)
 
 
-def render(stage: Stage, scene: Scene, blurs: Tensor) -> Tensor:
+def render(props: Props, scene: Scene, blurs: Tensor) -> Tensor:
     """Pictures of scenes, [n, H, W, 3] sRGB in 0..1, scene i at ``blurs[i]``.
 
     The object is in focus and the background at a disparity difference of 1. The same pictures as
     ``render_layers`` gives, but only the brightness of the backgrounds is blurred: their colour follows it.
     """
-    objects, coverage = stage.objects
+    objects, coverage = props.objects
     radii = disc_radius(blurs, torch.ones(()), SIZE)
-    dark, more = (tone[scene.ground, scene.pattern][..., None, None] for tone in stage.grounds)
-    light = (dark + spread_periodic(_brightness(stage, scene), radii) * more).movedim(1, -1).contiguous()
+    dark, more = (tone[scene.ground, scene.pattern][..., None, None] for tone in props.grounds)
+    light = (dark + spread_periodic(_brightness(props, scene), radii) * more).movedim(1, -1).contiguous()
     rows, columns = _box(scene)
     box = torch.arange(len(blurs))[:, None, None], rows, columns
     cover = coverage[scene.shape].movedim(1, -1)
@@ -215,11 +215,11 @@ def render(stage: Stage, scene: Scene, blurs: Tensor) -> Tensor:
     return light.clamp_(0, 1).pow_(1 / DISPLAY_GAMMA)
 
 
-def subject_masks(stage: Stage, scene: Scene) -> Tensor:
+def subject_masks(props: Props, scene: Scene) -> Tensor:
     """Where the object is, [n, H, W] coverage 0..1."""
     masks = torch.zeros(len(scene.row), SIZE, SIZE)
     rows, columns = _box(scene)
-    masks[torch.arange(len(masks))[:, None, None], rows, columns] = stage.objects[1][scene.shape, 0]
+    masks[torch.arange(len(masks))[:, None, None], rows, columns] = props.objects[1][scene.shape, 0]
     return masks
 
 
@@ -236,7 +236,7 @@ class Scenes:
     singles = True
 
     def __init__(self) -> None:
-        self.stage = Stage()
+        self.props = Props()
 
     def draw(
         self,
@@ -250,7 +250,7 @@ class Scenes:
         blurs = (0.0 if sharp else BLUR_MAX) * torch.rand(scenes * per_scene, generator=generator)
         repeated = drawn.take(torch.arange(scenes).repeat_interleave(per_scene))
         captions = [caption(drawn, i) for i in range(scenes)]
-        return Pictures(render(self.stage, repeated, blurs), captions, blurs)
+        return Pictures(render(self.props, repeated, blurs), captions, blurs)
 
     def identity(self) -> Identity:
         return {"pictures": "procedural scenes"}

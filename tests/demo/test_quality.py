@@ -9,7 +9,7 @@ from bokeh.attention.rows import Pivot
 from bokeh.demo import FOLDER
 from bokeh.demo.load import load_demo
 from bokeh.tools.demo.judge import GROUNDING, LEVELS, PIVOT, Painter, Verdict, cases, judge
-from bokeh.training.scenes import Stage
+from bokeh.training.scenes import Props
 from bokeh.weights.files import read_adapter
 
 
@@ -23,9 +23,9 @@ def sweeps():
 
 
 def test_blur_follows_and_the_scene_stays(sweeps):
-    stage = Stage()
-    ungrounded = Verdict.mean([judge(pictures, case, stage) for case, pictures, _ in sweeps])
-    each = [judge(pictures, case, stage) for case, _, pictures in sweeps]
+    props = Props()
+    ungrounded = Verdict.mean([judge(pictures, case, props) for case, pictures, _ in sweeps])
+    each = [judge(pictures, case, props) for case, _, pictures in sweeps]
     grounded = Verdict.mean(each)
     assert grounded.lvcorr > 0.92
     assert ungrounded.lvcorr > 0.9

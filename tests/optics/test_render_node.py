@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bokeh.nodes.device import device_for
-from bokeh.nodes.pictures import BokehSweepGrid
 from bokeh.nodes.render import BokehRender
 from bokeh.nodes.report import BokehReport
+from bokeh.nodes.results import BokehSweepGrid
 from bokeh.nodes.view import BokehSweepView
 from bokeh.optics.focus import Focus
 from bokeh.optics.lens import blur_of

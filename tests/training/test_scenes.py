@@ -17,8 +17,8 @@ from bokeh.training.scenes import (
     GRID,
     PATTERNS,
     SIZE,
+    Props,
     Scenes,
-    Stage,
     caption,
     draw_scenes,
     kinds,
@@ -29,15 +29,15 @@ from bokeh.training.scenes import (
 
 
 @pytest.fixture(scope="module")
-def stage():
-    return Stage()
+def props():
+    return Props()
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_pictures_equal_the_layered_renderer(stage):
+def test_pictures_equal_the_layered_renderer(props):
     scene, blurs = draw_scenes(generator(), 6), torch.tensor([0.0, 3.0, 9.5, 15.0, 22.0, 30.0])
     margin = GRID
     side = SIZE + 2 * margin
@@ -46,18 +46,18 @@ def test_pictures_equal_the_layered_renderer(stage):
     for i in range(6):
         ground, pattern = scene.ground[i], scene.pattern[i]
         cells = scene.cells[i, :1].expand(8, 8) if PATTERNS[pattern] == "stripes" else scene.cells[i]
-        brightness = torch.kron(torch.where(cells == 1, 1.0, DIM), stage.patterns[pattern])
-        dark, more = (tone[ground, pattern][:, None, None] for tone in stage.grounds)
+        brightness = torch.kron(torch.where(cells == 1, 1.0, DIM), props.patterns[pattern])
+        dark, more = (tone[ground, pattern][:, None, None] for tone in props.grounds)
         colours[i, 0] = torch.nn.functional.pad(dark + brightness * more, (margin,) * 4, mode="circular")
         top, left = (margin + GRID * int(step[i]) for step in (scene.row, scene.column))
         box = (..., slice(top, top + BOX), slice(left, left + BOX))
-        colours[i, 1][box] = stage.objects[0][scene.colour[i], scene.shape[i]]
-        alphas[i, 1][box] = stage.objects[1][scene.shape[i]]
+        colours[i, 1][box] = props.objects[0][scene.colour[i], scene.shape[i]]
+        alphas[i, 1][box] = props.objects[1][scene.shape[i]]
     radii = torch.stack([disc_radius(blurs, torch.ones(()), SIZE), torch.zeros(6)], 1)
     light = render_layers(colours, alphas, radii, margin)
     expected = light.clamp(0, 1).pow(1 / DISPLAY_GAMMA).movedim(1, -1)
     # Compared as light: the display curve is infinitely steep at black.
-    ours = render(stage, scene, blurs)
+    ours = render(props, scene, blurs)
     torch.testing.assert_close(ours.pow(DISPLAY_GAMMA), expected.pow(DISPLAY_GAMMA), atol=1e-5, rtol=0)
 
 
@@ -73,10 +73,10 @@ def test_a_seed_gives_the_same_pictures_and_another_seed_others():
     assert first.blurs.max() <= 30
 
 
-def test_pictures_of_one_scene_share_object_and_place(stage):
+def test_pictures_of_one_scene_share_object_and_place(props):
     drawn = Scenes().draw(generator(3), 4, 2)
     scene = draw_scenes(generator(3), 4)
-    inside = subject_masks(stage, scene) > 0.999
+    inside = subject_masks(props, scene) > 0.999
     for index in range(4):
         first, second = drawn.images[2 * index], drawn.images[2 * index + 1]
         assert torch.equal(first[inside[index]], second[inside[index]])
@@ -111,41 +111,41 @@ def test_thousands_of_pictures_a_second_are_possible(record_property):
     record_property("pictures_per_second", 512 / (time.perf_counter() - started))
 
 
-def test_the_blur_of_true_pictures_is_measurable(stage):
+def test_the_blur_of_true_pictures_is_measurable(props):
     levels = torch.tensor(LEVELS)
     for index in range(12):
         scene = draw_scenes(generator(100 + index), 1)
-        pictures = render(stage, scene.copies(len(levels)), levels)
-        mask = (subject_masks(stage, scene) > 0).float()
+        pictures = render(props, scene.copies(len(levels)), levels)
+        mask = (subject_masks(props, scene) > 0).float()
         area = background_area(mask, pictures).float()
         blurs = negative_logarithm(laplacian_variance(pictures, area)).tolist()
         assert correlation(LEVELS, blurs) > 0.95, caption(scene, 0)
 
 
-def test_the_judge_finds_the_object_whatever_the_blur(stage):
+def test_the_judge_finds_the_object_whatever_the_blur(props):
     levels = torch.tensor(LEVELS)
     for case in cases(16):
-        truth = subject_masks(stage, case.scene)[0] > 0.5
-        found = find_subject(render(stage, case.scene.copies(len(levels)), levels), case.scene)
+        truth = subject_masks(props, case.scene)[0] > 0.5
+        found = find_subject(render(props, case.scene.copies(len(levels)), levels), case.scene)
         assert overlap(found, truth).min() > 0.9, case.prompt
 
 
-def test_the_judge_tells_true_pictures_from_spoilt_ones(stage):
+def test_the_judge_tells_true_pictures_from_spoilt_ones(props):
     true, moved, shifted, frozen, noisy = [], [], [], [], []
     levels = torch.tensor(LEVELS)
     for index, case in enumerate(cases(6)):
         scene = case.scene.copies(len(levels))
-        pictures = render(stage, scene, levels)
+        pictures = render(props, scene, levels)
         steps = torch.arange(len(levels))
         others = place(torch.stack(scene[:4], 1), generator(index)).cells
         elsewhere = scene._replace(column=(scene.column + steps) % 4 + 1, cells=others)
         noise = 0.05 * torch.randn(pictures.shape, generator=generator(index))
-        true.append(judge(pictures, case, stage))
-        moved.append(judge(render(stage, elsewhere, levels), case, stage))
+        true.append(judge(pictures, case, props))
+        moved.append(judge(render(props, elsewhere, levels), case, props))
         slipped = torch.stack([picture.roll(GRID * level // 4, 1) for level, picture in enumerate(pictures)])
-        shifted.append(judge(slipped, case, stage))
-        frozen.append(judge(pictures[3:4].repeat(7, 1, 1, 1), case, stage))
-        noisy.append(judge((pictures + noise).clamp(0, 1), case, stage))
+        shifted.append(judge(slipped, case, props))
+        frozen.append(judge(pictures[3:4].repeat(7, 1, 1, 1), case, props))
+        noisy.append(judge((pictures + noise).clamp(0, 1), case, props))
     true, moved, shifted, frozen, noisy = (Verdict.mean(rows) for rows in (true, moved, shifted, frozen, noisy))
     assert true.lvcorr > 0.95
     assert true.order > 0.9

@@ -32,9 +32,9 @@ from ...training.scenes import (
     PLACES,
     RIM,
     SIZE,
+    Props,
     Scene,
     Scenes,
-    Stage,
     caption,
     kinds,
     object_tones,
@@ -167,13 +167,13 @@ def mean_colour(pictures: Tensor, background: Tensor) -> Tensor:
     return rgb_to_lab(mean.pow(1 / DISPLAY_GAMMA)[:, :, None, None])[:, :, 0, 0]
 
 
-def read_cells(pictures: Tensor, blurs: Tensor, stage: Stage, scene: Scene) -> Tensor:
+def read_cells(pictures: Tensor, blurs: Tensor, props: Props, scene: Scene) -> Tensor:
     """Which cells of the background are bright, int64 [n, 8, 8], in pictures [n, H, W, 3] of ``blurs`` [n]: those
     whose mean light is nearer to a cell's among none but bright ones than to a cell's among none but dim ones."""
     alike = scene.copies(len(blurs))
     # The first cell is one that no object covers.
     dim, bright = (
-        _cell_means(render(stage, alike._replace(cells=torch.full_like(alike.cells, shade)), blurs))[:, :1, :1]
+        _cell_means(render(props, alike._replace(cells=torch.full_like(alike.cells, shade)), blurs))[:, :1, :1]
         for shade in (0, 1)
     )
     return (_cell_means(pictures) > (dim + bright) / 2).long()
@@ -183,7 +183,7 @@ def _cell_means(pictures: Tensor) -> Tensor:
     return F.avg_pool2d(measures.luma(pictures.pow(DISPLAY_GAMMA)), GRID)
 
 
-def nearest_render(pictures: Tensor, blurs: Tensor, cells: Tensor, stage: Stage, scene: Scene) -> Tensor:
+def nearest_render(pictures: Tensor, blurs: Tensor, cells: Tensor, props: Props, scene: Scene) -> Tensor:
     """PSNR in dB, [n], of each picture to a true picture of the prompt at its blur that is most like it: ``cells``
     as ``read_cells`` finds them, the object at the best of its places, then every cell turned that is better so."""
     places = torch.cartesian_prod(*[torch.arange(1, PLACES + 1)] * 2)
@@ -192,7 +192,7 @@ def nearest_render(pictures: Tensor, blurs: Tensor, cells: Tensor, stage: Stage,
     for picture, blur, bright in zip(pictures, blurs, cells, strict=True):
 
         def likeness(tried: Scene, picture: Tensor = picture, blur: Tensor = blur) -> Tensor:
-            return measures.psnr(render(stage, tried, blur.expand(len(tried.row))), picture)
+            return measures.psnr(render(props, tried, blur.expand(len(tried.row))), picture)
 
         placed = scene.copies(len(places))._replace(
             cells=bright.expand(len(places), -1, -1), row=places[:, 0], column=places[:, 1]
@@ -256,7 +256,7 @@ class Verdict:
         return cls(*(fmean(getattr(row, entry.name) for row in rows) for entry in fields(cls)))
 
 
-def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
+def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
     """One case's pictures [7, H, W, 3], one for each of ``LEVELS``."""
     middle = LEVELS.index(PIVOT)
     pictures = (255 * pictures).round() / 255
@@ -273,7 +273,7 @@ def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
     clear = wave.abs() > PATTERN_FLOOR
     kept = (turned <= 1.0) | ~clear
     levels = torch.tensor(LEVELS)
-    cells = read_cells(pictures, levels, stage, case.scene)
+    cells = read_cells(pictures, levels, props, case.scene)
     # Cells wholly outside of what the object covers at any level.
     free = F.avg_pool2d(background[0].float()[None], GRID)[0] == 1
     same = (cells == cells[middle])[:, free] if free.any() else torch.zeros(len(LEVELS), 1)
@@ -289,7 +289,7 @@ def judge(pictures: Tensor, case: Case, stage: Stage) -> Verdict:
         cells_kept=same[others].float().mean().item(),
         colour_change=(colours - colours[middle]).norm(dim=1)[others].mean().item(),
         scene_change=(1 - aligned)[others].mean().item(),
-        render_psnr=nearest_render(pictures, levels, cells, stage, case.scene).mean().item(),
+        render_psnr=nearest_render(pictures, levels, cells, props, case.scene).mean().item(),
     )
 
 
@@ -299,25 +299,25 @@ def evaluate(
     """Verdicts on true, ungrounded and grounded pictures of ``count`` cases, and the distances of sets of pictures to
     sets of true ones of the same prompts (``base`` at any blur, the others at the middle one)."""
     scenes, chosen = Scenes(), cases(count, seed)
-    stage = scenes.stage
+    props = scenes.props
     verdicts: dict[str, list[Verdict]] = {"true": [], "ungrounded": [], "grounded": []}
     middle: dict[str, list[Tensor]] = {"base": [], "ungrounded": [], "grounded": []}
     generator = torch.Generator().manual_seed(seed)
     for index, case in enumerate(chosen):
         made = {
-            "true": render(stage, case.scene.copies(len(LEVELS)), torch.tensor(LEVELS)),
+            "true": render(props, case.scene.copies(len(LEVELS)), torch.tensor(LEVELS)),
             "ungrounded": painter.paint(case, LEVELS, adapter),
             "grounded": painter.paint(case, LEVELS, adapter, Pivot(PIVOT, GROUNDING)),
         }
         for name, pictures in made.items():
-            verdicts[name].append(judge(pictures, case, stage))
+            verdicts[name].append(judge(pictures, case, props))
             if name in middle:
                 middle[name].append(pictures[LEVELS.index(PIVOT)])
         middle["base"].append(painter.paint(case)[0])
         on_case(index + 1)
     every = Scene(*(torch.cat(parts) for parts in zip(*(case.scene for case in chosen), strict=True)))
-    at_pivot = render(stage, every, torch.full((count,), PIVOT))
-    at_any = render(stage, every, 30 * torch.rand(count, generator=generator))
+    at_pivot = render(props, every, torch.full((count,), PIVOT))
+    at_any = render(props, every, 30 * torch.rand(count, generator=generator))
     distances = {
         name: sliced_distance(torch.stack(made), at_any if name == "base" else at_pivot)
         for name, made in middle.items()

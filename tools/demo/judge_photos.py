@@ -17,7 +17,7 @@ from ...attention.install import install
 from ...attention.invert import Inversion, invert
 from ...attention.rows import Pivot, Plan
 from ...sweep import measures
-from ...training.scenes import Stage, render
+from ...training.scenes import Props, render
 from ...weights.format import Adapter
 from .judge import GROUNDING, LEVELS, PIVOT, STEPS, Case, Painter, Verdict, cases, judge
 
@@ -41,13 +41,13 @@ def judge_photos(
     painter: Painter, adapter: Adapter, count: int, seed: int = 0, on_case: Callable[[int], None] = lambda _: None
 ) -> PhotoVerdict:
     """Measure ``count`` held-out cases, with a painter of cfg 1: inversion is that of one call a step."""
-    stage = Stage()
+    props = Props()
     verdicts: dict[str, list[Verdict]] = {}
     errors: dict[str, list[float]] = {}
     for index, case in enumerate(cases(count, seed)):
         single = install(painter.model, adapter, Plan((PIVOT,)))
         made = painter.sample(single, case, painter.prompt(case.prompt), 1)
-        true = painter.vae.encode(render(stage, case.scene, torch.tensor([PIVOT])))
+        true = painter.vae.encode(render(props, case.scene, torch.tensor([PIVOT])))
         sweeps = {
             "generated pivot": painter.paint(case, LEVELS, adapter, Pivot(PIVOT, GROUNDING)),
             "its latent as pivot": painter.paint(case, LEVELS, adapter, Pivot(PIVOT, GROUNDING, made)),
@@ -60,7 +60,7 @@ def judge_photos(
                 if steps == STEPS:
                     sweeps[f"{name}, inverted"] = _refocused(painter, adapter, case, inversion)
         for name, pictures in sweeps.items():
-            verdicts.setdefault(name, []).append(judge(pictures, case, stage))
+            verdicts.setdefault(name, []).append(judge(pictures, case, props))
         on_case(index + 1)
     return PhotoVerdict(
         {name: Verdict.mean(rows) for name, rows in verdicts.items()},
