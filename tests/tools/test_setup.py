@@ -86,21 +86,19 @@ def _install(site: Path, name: str) -> Path:
     return info
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "record", "metadata"])
-def test_a_package_installed_by_half_is_found_and_forgotten(tmp_path, damage):
-    whole, half = _install(tmp_path, "whole"), _install(tmp_path, "half")
+def test_packages_installed_by_half_are_found_and_forgotten(tmp_path):
+    whole, cut, missing, record, metadata = (_install(tmp_path, name) for name in ("e", "a", "b", "c", "d"))
     assert environment.damaged_packages(tmp_path) == []
-    if damage == "cut":
-        (tmp_path / "half" / "code.py").write_text("answer")
-    else:
-        files = {"missing": tmp_path / "half" / "code.py", "record": half / "RECORD", "metadata": half / "METADATA"}
-        files[damage].unlink()
-    (tmp_path / "~alf").mkdir()
-    assert environment.damaged_packages(tmp_path) == [half, tmp_path / "~alf"]
+    (tmp_path / "a" / "code.py").write_text("answer")
+    for file in (tmp_path / "b" / "code.py", record / "RECORD", metadata / "METADATA"):
+        file.unlink()
+    (tmp_path / "~f").mkdir()
+    half = [cut, missing, record, metadata, tmp_path / "~f"]
+    assert environment.damaged_packages(tmp_path) == half
     environment.remove_damaged_packages(tmp_path)
     assert environment.damaged_packages(tmp_path) == []
     assert whole.is_dir()
-    assert not half.exists()
+    assert not any(path.exists() for path in half)
 
 
 HOLD_LOCK = """
@@ -178,6 +176,26 @@ def test_a_tool_installed_without_the_set_up_runs_in_the_comfyui_around_it(tmp_p
     assert "Run this with ComfyUI's own Python from the pack's folder" in alone.stderr
     (tmp_path / "main.py").touch()
     assert run().stdout == f"inside {tmp_path} word\n"
+
+
+def test_what_the_registry_ships_runs_without_the_rest(tmp_path):
+    pack = tmp_path / "custom_nodes" / "pack"
+    left_out = tuple(filter(None, (PACK / ".comfyignore").read_text().splitlines()))
+    for file in PACK.rglob("*.py"):
+        name = file.relative_to(PACK).as_posix()
+        if not name.startswith(left_out):
+            (pack / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, pack / name)
+    assert not (pack / "tools" / "setup").exists()
+    said = {}
+    for name, *arguments in (("pairs", "check", "none.jsonl"), ("train", "--help")):
+        command = [sys.executable, pack / "tools" / f"{name}.py", *arguments]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert run.returncode == 1, run.stderr
+        said[name] = run.stderr
+    assert "none.jsonl" in said["pairs"]
+    assert "Traceback" not in said["pairs"]
+    assert said["train"].startswith(f"There is no ComfyUI around {pack}")
 
 
 def test_requirements_are_read_without_comments_and_exceptions(tmp_path):
@@ -287,22 +305,19 @@ def test_inputs_are_set_by_id_title_and_class(tmp_path):
             sweep.set_input(graph, wrong)
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
+def test_a_file_that_is_no_api_workflow_is_refused(tmp_path):
+    file = tmp_path / "workflow.json"
+    for text, sentence in (
+        (None, "cannot be read"),
         ('{"nodes": [], "links": []}', r"page's format, .* Workflow > Export \(API\)"),
         ('{"1": {"inputs": {}}}', "not a workflow in API format"),
         ("{}", "not a workflow in API format"),
         ("{", "is not JSON"),
-        (None, "cannot be read"),
-    ],
-)
-def test_a_file_that_is_no_api_workflow_is_refused(tmp_path, text, sentence):
-    file = tmp_path / "workflow.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(SetupError, match=sentence):
-        sweep.read_workflow(file)
+    ):
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(SetupError, match=sentence):
+            sweep.read_workflow(file)
 
 
 def test_file_names_are_written_the_way_the_host_lists_them():
