@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .equations import Grounding, add, grounded_attention, tiled
+from .equations import Grounding, Seeing, add, conditioned_attention, grounded_attention, tiled
 from .reach import Picture
 
 CALL = "bokeh_call"
@@ -40,6 +40,7 @@ class Call(NamedTuple):
         reached: collects the places that attention was called at.
         anywhere: which attention is the picture's, in a model whose places no table knows.
         numbers: the row of the run's table that each row of the batch is.
+        seeing: who sees whom, where pictures have conditions.
     """
 
     rows: int
@@ -49,6 +50,7 @@ class Call(NamedTuple):
     reached: set[int] | None = None
     anywhere: Picture | None = None
     numbers: tuple[int, ...] = ()
+    seeing: Seeing | None = None
 
 
 def marked(forward: Callable, places: tuple[int | None, ...], running: Running) -> Callable:
@@ -119,6 +121,13 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
         bias = None if bias is None else bias.repeat_interleave(tiles, dim=0)
         if mask is not None and mask.ndim > 2 and mask.shape[0] == call.rows:
             mask = mask.repeat_interleave(tiles, dim=0)
+    if call.seeing is not None:
+        if mask is not None or tiles > 1:
+            raise ValueError(
+                "Another node masks or tiles the attention of FLUX (regional prompts and their like), which leaves no "
+                "room for the photo that Genfocus shows it. Take that node out."
+            )
+        return conditioned_attention(attention, q, k, v, call.seeing, tokens)
     if call.grounding is not None:
         out = grounded_attention(attention, q, k, v, tiled(call.grounding, tiles, q.device), mask, tokens)
         return out if bias is None else add(out, bias)

@@ -34,6 +34,21 @@ class Grounding(NamedTuple):
     with_keys: bool
 
 
+class Seeing(NamedTuple):
+    """Which rows of a batch see the keys of which others (Genfocus: pictures and what they are made from).
+
+    Attributes:
+        pictures: rows that see themselves and all their conditions.
+        conditions: for each condition the rows that are it, in the order of ``pictures``; each sees its picture's text,
+            the picture and itself.
+        text: tokens of text before the picture's.
+    """
+
+    pictures: list[int]
+    conditions: tuple[list[int], ...]
+    text: int
+
+
 def annotation(blur: float) -> float:
     """Blur 0..30 -> the number the adapter was trained on, a = blur / 30 (paper, section 3.2)."""
     return blur / BLUR_MAX
@@ -125,6 +140,33 @@ def tiled(grounding: Grounding, tiles: int, device: torch.device) -> Grounding:
     targets, pivots, others, with_keys = grounding
     targets, pivots, others = cut(targets), cut(pivots), cut(others)
     return Grounding(targets, pivots.repeat(len(targets) // len(pivots)), others, with_keys)
+
+
+def conditioned_attention(
+    attention: Attention, q: Tensor, k: Tensor, v: Tensor, seeing: Seeing, tokens: int = 2
+) -> Tensor:
+    """Attention in which pictures see their conditions and conditions their pictures (Genfocus, section 3.2).
+
+    Args:
+        attention: (q, k, v, mask) -> [B, L, C], the host's attention.
+        q, k, v: [B, H, L, D] after norm and rotary embedding; or [B, L, C] with ``tokens`` = 1.
+
+    Returns:
+        [B, L, C], rows in the order of q.
+    """
+
+    def own(x: Tensor, rows: list[int]) -> Tensor:
+        """The picture's part of the tokens: a condition's text is nobody's to see."""
+        return x[rows].narrow(tokens, seeing.text, x.shape[tokens] - seeing.text)
+
+    pictures, conditions, _ = seeing
+    seen = [torch.cat([x[pictures], *(own(x, rows) for rows in conditions)], dim=tokens) for x in (k, v)]
+    shown = attention(q[pictures], *seen, None)
+    out = shown.new_empty((q.shape[0], *shown.shape[1:]))
+    out[pictures] = shown
+    for rows in conditions:
+        out[rows] = attention(q[rows], *(torch.cat([x[pictures], own(x, rows)], dim=tokens) for x in (k, v)), None)
+    return out
 
 
 def mask_rows(mask: Tensor | None, rows: Tensor | slice) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import nn
 
 from ..host import CLONED
@@ -39,6 +40,11 @@ def install(model: ModelPatcher, adapter: Adapter | None, plan: Plan, strength: 
         ValueError: when the model is of no family that adapters are made for, or passes nothing on.
         AdapterError: when the adapter does not fit the model.
     """
+    before = hooks_on(model)
+    if before is not None and before.plan.conditions is not None:
+        raise ValueError(
+            "This model has Genfocus on it, which makes the blur by itself. Connect the model from before that node."
+        )
     network = _network(model)
     places = list(find(network).places(network)) if adapter is None and find(network) else None
     if adapter is not None:
@@ -136,6 +142,12 @@ def _mark(clone: ModelPatcher, places: list[Place], running: Running) -> None:
 
 def _names(places: list[Place]) -> tuple[str, ...]:
     return tuple(place.name for place in places)
+
+
+def hooks_on(model: ModelPatcher) -> Hooks | None:
+    """What a bokeh node has put on a model; None for a model without any."""
+    wrappers = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    return wrappers[0].__self__ if wrappers else None
 
 
 def uninstall(model: ModelPatcher) -> ModelPatcher:

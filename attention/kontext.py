@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ..sweep.values import BLUR_MAX
 from ..weights.format import Adapter
+from ..weights.genfocus import Genfocus
 from ..weights.settings import IMAGE_TO_IMAGE
 
 K_MIN = 1.0
@@ -23,6 +24,11 @@ def reference_holds_scene(adapter: Adapter | None) -> bool:
 
 def in_range(adapter: Adapter | None, blurs: Sequence[float]) -> tuple[tuple[float, ...], tuple[str, ...]]:
     """The blurs that the adapter knows, 1..30 for an image-to-image adapter, and a note where that changed one."""
+    if isinstance(adapter, Genfocus):
+        raise ValueError(
+            f"{adapter.source} is a file of Genfocus, which makes a photo sharp or refocuses it. Connect it to Bokeh "
+            "All in Focus or Bokeh Refocus, and an adapter for blur here."
+        )
     if not reference_holds_scene(adapter):
         return tuple(blurs), ()
     return at_least(K_MIN, blurs)

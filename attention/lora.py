@@ -25,6 +25,7 @@ from .attend import CALL
 from .dials import LORA
 from .install import KEY, compute_dtype
 from .patches import follow, put
+from .rows import Row
 from .run import RUN
 
 _ops = comfy.ops.manual_cast
@@ -201,8 +202,7 @@ class _Added(NamedTuple):
 class _Strengths(NamedTuple):
     """Round the whole network: the strength of every row that goes through it."""
 
-    sharp: float
-    blurred: float
+    of: Callable[[Row], float]
     key: str
     rank = 0
 
@@ -212,7 +212,7 @@ class _Strengths(NamedTuple):
             if CALL not in options:
                 return forward(x, *args, **kwargs)
             rows = options[RUN].rows
-            strengths = [self.at(rows[number].blur) for number in options[CALL].numbers]
+            strengths = [self.of(rows[number]) for number in options[CALL].numbers]
             module.strengths = torch.tensor(strengths, device=x.device) if any(strengths) else None
             try:
                 return forward(x, *args, **kwargs)
@@ -220,10 +220,6 @@ class _Strengths(NamedTuple):
                 module.strengths = None
 
         return with_strengths
-
-    def at(self, blur: float) -> float:
-        """Linear from blur 0 to blur 30."""
-        return self.sharp + (self.blurred - self.sharp) * blur / BLUR_MAX
 
 
 def install_lora(model: ModelPatcher, pieces: list[Piece], sharp: float, blurred: float) -> ModelPatcher:
@@ -235,19 +231,29 @@ def install_lora(model: ModelPatcher, pieces: list[Piece], sharp: float, blurred
     """
     if sharp == blurred == 0:
         return model
-    clone, dtype = model.clone(), compute_dtype(model)
+    clone = model.clone()
     options = clone.model_options["transformer_options"]
     options[LORA] = options.get(LORA, 0) + 1
     key = f"{LORA}_{options[LORA]}"
-    patcher = _new_patcher(pieces, model, dtype)
+
+    def at(row: Row) -> float:
+        return sharp + (blurred - sharp) * row.blur / BLUR_MAX
+
+    clone = add_pieces(clone, pieces, at, key)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _check_blur)
+    return clone
+
+
+def add_pieces(clone: ModelPatcher, pieces: list[Piece], strength: Callable[[Row], float], key: str) -> ModelPatcher:
+    """Put a LoRA on ``clone``; ``strength`` is that of a row, ``key`` tells it from others on the same model."""
+    patcher = _new_patcher(pieces, clone, compute_dtype(clone))
     clone.set_additional_models(key, [patcher])
     by_layer: dict[str, list[tuple[int, tuple[int, int] | None]]] = {}
     for number, piece in enumerate(pieces):
         by_layer.setdefault(piece.module, []).append((number, piece.columns))
     for layer, numbers in by_layer.items():
         put(clone, layer, _Added(tuple(numbers), key), patcher.model)
-    put(clone, "", _Strengths(sharp, blurred, key), patcher.model)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _check_blur)
+    put(clone, "", _Strengths(strength, key), patcher.model)
     for kind in CLONED:
         clone.add_callback_with_key(kind, key, follow)
     return clone

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..sweep.values import nearest
+
+if TYPE_CHECKING:
+    from .conditions import Conditions
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +75,14 @@ class Plan:
         one_scene: True for a sweep (the rows of a scene differ in blur), False for a slider (every row of the
             batch is a picture of its own, with a pivot of its own).
         rows_at_once: how many targets go through the model together; 0 = all.
+        conditions: what the pictures are made from, in place of a blur and a pivot.
     """
 
     blurs: tuple[float, ...]
     pivot: Pivot | None = None
     one_scene: bool = False
     rows_at_once: int = 0
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Row:
         source: the user's row whose contents it shows: latent, prompt, masks, references, control pictures.
         pivot: the row that holds its scene; its own number when it is not grounded.
         shown: False for a row that the user did not ask for.
+        condition: which of its picture's conditions it is; None for pictures.
     """
 
     blur: float
@@ -98,6 +105,7 @@ class Row:
     source: int
     pivot: int
     shown: bool = True
+    condition: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,8 +156,14 @@ class Rows:
 
         Every row is computed for its own sake in exactly one turn. While the scene is being held, pivots come along in
         every turn that holds a row of theirs; afterwards nobody looks at them, and without ``all_rows`` those that the
-        user does not see are left out.
+        user does not see are left out. Conditions go with their picture always, and count for nothing.
         """
+        if any(row.condition is not None for row in self.table):
+            group = rows_at_once if rows_at_once > 0 else self.targets
+            return [
+                [number for number, row in enumerate(self.table) if start <= row.source < start + group]
+                for start in range(0, self.targets, group)
+            ]
         holders = {row.pivot for number, row in enumerate(self.table) if row.pivot != number} if grounded else set()
         rows = [number for number, row in enumerate(self.table) if grounded or all_rows or row.shown]
         own = [number for number in rows if number not in holders]
@@ -168,6 +182,8 @@ def arrange(plan: Plan, batch: int) -> Rows:
     Raises:
         ValueError: when the batch does not fit the sweep or the pivot's latent.
     """
+    if plan.conditions is not None:
+        return plan.conditions.arrange(batch)
     levels = len(plan.blurs)
     if batch % levels:
         raise ValueError(

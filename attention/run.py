@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .attend import CALL, Call, Running, attend
 from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots, rows_may_leave
+from .conditions import GUIDANCE, at_conditions, seeing_of
 from .contents import lay_out, lay_out_mask
 from .dials import check_dial
 from .equations import NO_ANNOTATION, Grounding, annotation
@@ -118,6 +119,8 @@ class Hooks:
         rows = arrange(self.plan, noise.shape[0])
         guider = executor.class_obj
         check_pivot_latent(self.plan, noise)
+        if self.plan.conditions is not None:
+            self.plan.conditions.check(noise)
         if rows.pinned:
             check_sampler(sampler)
         at_once, cached = self.plan.rows_at_once, has_step_cache(guider.model_options)
@@ -128,9 +131,10 @@ class Hooks:
         if tuple(range(len(rows))) != rows.noise:
             noise = noise[list(rows.noise)]
             run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
-        run.noise = noise_of_pivots(noise, rows, self.plan.pivot, seed) if rows.pinned else noise
+        follows = rows.pinned and self.plan.pivot is not None
+        run.noise = noise_of_pivots(noise, rows, self.plan.pivot, seed) if follows else noise
         guider.conds = lay_out(guider.conds, rows)
-        if self.module is None:
+        if self.module is None and self.plan.conditions is None:
             check_dial(guider.conds, latent_image, rows, guider.model_options["transformer_options"])
         if denoise_mask is not None:
             denoise_mask = lay_out_mask(denoise_mask, rows, noise.ndim - 2)
@@ -164,6 +168,9 @@ class Hooks:
             annotations = [*map(annotation, run.rows.column("blur")), NO_ANNOTATION]
             values = self.module.values(torch.tensor(annotations, device=device))
             run.values = [(self.bokeh_scale * value).to(self.dtype) for value in values]
+        if self.plan.conditions is not None:
+            latents = self.plan.conditions.given(run.rows.targets).to(device=device, dtype=torch.float32)
+            run.given = guider.inner_model.process_latent_in(latents)
         if self.plan.pivot is not None:
             steps = len(sigmas) - 1
             run.last_grounded_sigma = float(sigmas[grounding_steps(self.plan.pivot.grounding, steps)])
@@ -183,6 +190,9 @@ class Hooks:
             sigmas = timestep[run.rows.targets :]
             if isinstance(run.given, Trajectory):
                 pinned = run.given.at(sigmas).to(x)
+            elif self.plan.conditions is not None:
+                # Timestep 0: the latent as it is.
+                pinned = run.given.to(x)
             else:
                 noise = run.noise[run.rows.targets :].to(x)
                 sampling = executor.class_obj.inner_model.model_sampling
@@ -192,7 +202,7 @@ class Hooks:
         out = executor(x, timestep, model_options, *args, **kwargs)
         if run is not None and not run.checked:
             run.checked = True
-            if self.module is not None or self.plan.pivot is not None:
+            if self.module is not None or self.plan.pivot is not None or self.plan.conditions is not None:
                 check_reached(run.reached, self.names, executor.class_obj.inner_model.diffusion_model, model_options)
         return out
 
@@ -225,6 +235,13 @@ class Hooks:
         # A node that cuts the picture into tiles stacks them tile by tile, each with all its parts.
         negative = negative * tiles_in(x.shape[0], len(roles), len(run.rows))
         grounded = bool(t[0].item() > run.last_grounded_sigma)
+        if self.plan.conditions is not None:
+            numbers = tuple(range(len(run.rows))) * len(negative)
+            t = at_conditions(t, run.rows, numbers, 0.0)
+            kwargs = {
+                name: at_conditions(value, run.rows, numbers, GUIDANCE) if name == "guidance" else value
+                for name, value in kwargs.items()
+            }
         if run.automatic and not run.checked and not run.rows_at_once:
             run.rows_at_once = fitting(run.rows, len(negative), x.shape[1:], executor.class_obj, x.device)
         while True:
@@ -266,6 +283,8 @@ class Hooks:
             call = self._call(run, turn, negative, grounded, x.device, transformer_options)
             if self.names is None:
                 call = call._replace(anywhere=Picture.of(x, context))
+            if self.plan.conditions is not None:
+                call = call._replace(seeing=seeing_of(run.rows, turn, len(negative), context.shape[1]))
             options = {**transformer_options, CALL: call, "optimized_attention_override": attend}
             self.running.options = options
             if len(turn) == len(run.rows):

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..files import state
 from ..weights.files import read_adapter, write_adapter
 from ..weights.folder import adapter_choices, adapter_path, called, new_adapter_path
+from ..weights.genfocus import Genfocus
 from ..weights.hub import download, is_download, public_adapter
 from .schema import ADAPTER, fingerprint, schema, validation
 
@@ -35,7 +36,8 @@ class BokehLoadAdapter(io.ComfyNode):
                     options=adapter_choices(),
                     tooltip="A file in models/bokeh_adapters, or one of the published adapters, which is "
                     "downloaded when the graph runs for the first time. Bokeh Diffusion is for FLUX.1-dev, "
-                    "BokehDepth for FLUX.1-Kontext-dev. Both are for non-commercial use. demo is the adapter of Bokeh "
+                    "BokehDepth for FLUX.1-Kontext-dev, both for non-commercial use; Genfocus is for photos on "
+                    "FLUX.1-dev. demo is the adapter of Bokeh "
                     "Demo Model.",
                 )
             ],
@@ -109,6 +111,10 @@ class BokehSaveAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, adapter, name: str, dtype: str) -> io.NodeOutput:
+        if isinstance(adapter, Genfocus):
+            raise ValueError(
+                f"{adapter.source} is a file of Genfocus, which is used as it is. Connect an adapter for blur."
+            )
         path = new_adapter_path(name)
         path = write_adapter(adapter, path, _DTYPES[dtype], replace=False, called=called(path))
         return io.NodeOutput(ui={"text": (f"Saved {called(path)}",)})

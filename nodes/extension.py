@@ -9,6 +9,7 @@ from .adapter import BokehLoadAdapter, BokehSaveAdapter
 from .blur import BokehBlur, BokehPivot, BokehSweep
 from .demo import BokehDemoModel
 from .focus import BokehFocus
+from .genfocus import BokehAllInFocus, BokehRefocus
 from .invert import BokehInvert
 from .lens import BokehLens
 from .lora import BokehLora
@@ -50,6 +51,8 @@ class BokehExtension(ComfyExtension):
             BokehFocus,
             BokehPortrait,
             BokehRender,
+            BokehAllInFocus,
+            BokehRefocus,
             BokehMatchColors,
             BokehSweepGrid,
             BokehSweepView,

@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 
 from ..files import new_file, open_regular, whole_file
 from .format import Adapter, AdapterError, build_adapter, check_names, is_finite
+from .genfocus import Genfocus, build_genfocus, is_genfocus
 from .settings import SETTING_KEYS
 from .stored import AGAIN, read_stored
 
@@ -44,7 +45,7 @@ _CONFIG = "config.json"
 _LONGEST_SETTINGS = 1_000_000  # bytes; an adapter of all blocks of FLUX has 3,000
 
 
-def read_adapter(path: str | os.PathLike[str], called: str | None = None) -> Adapter:
+def read_adapter(path: str | os.PathLike[str], called: str | None = None) -> Adapter | Genfocus:
     """Read and check an adapter file; its kind is found from its first bytes, never from its name.
 
     The tensors are in memory of their own: the file may be replaced or removed. Nothing in it can run. called: what
@@ -52,7 +53,9 @@ def read_adapter(path: str | os.PathLike[str], called: str | None = None) -> Ada
     """
     path = Path(path)
     called = called or str(path)
-    tensors, metadata = read_stored(path, called, lambda names: check_names(names, called))
+    tensors, metadata = read_stored(path, called, lambda names: is_genfocus(names) or check_names(names, called))
+    if is_genfocus(tensors):
+        return build_genfocus(tensors, called)
     return build_adapter(tensors, _settings(path, called, metadata), called)
 
 

@@ -56,6 +56,20 @@ PUBLIC_ADAPTERS = (
         files=("bokeh_lora.bin",),
         folder="BokehDepth",
     ),
+    *(
+        PublicAdapter(
+            label=f"{DOWNLOAD}Genfocus, {what}, FLUX.1-dev (Apache 2.0)",
+            repository="nycu-cplab/Genfocus-Model",
+            revision="main",
+            files=(file,),
+            folder="Genfocus",
+        )
+        for what, file in (
+            ("all in focus", "deblurNet.safetensors"),
+            ("all in focus after another deblurring", "deblurNet_with_pre_deblur.safetensors"),
+            ("refocus", "bokehNet.safetensors"),
+        )
+    ),
 )
 
 

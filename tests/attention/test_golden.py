@@ -3,36 +3,18 @@
 One source of difference is neither theirs nor ours. FLUX embeds 1000 * guidance with cos and sin of up to 7000
 radians, at frequencies that come from float32 exp(). Processors round that function differently in the last bit,
 and one such bit is worth 1e-5 in the output of these small models: more than everything else together. The
-fixture below gives the host the frequencies of the machine that computed the golden outputs, so that 1e-5 measures
-code and not processors; the last test bounds what the processor itself adds.
+fixture ``reference_rounding`` gives the host the frequencies of the machine that computed the golden outputs, so that
+1e-5 measures code and not processors; the last test bounds what the processor itself adds.
 """
 
 from __future__ import annotations
 
-import math
-
-import comfy.ldm.flux.model
 import pytest
 import torch
 from flux import Golden, relative_error, run_node, sample
 
 TOLERANCE = 1e-5
 CASES = ("all_blocks", "true_cfg")
-
-
-@pytest.fixture
-def reference_rounding(monkeypatch):
-    """exp() rounded to nearest, but for number 13, which was one bit higher where the golden outputs were made."""
-    exponents = -math.log(10000) * torch.arange(128, dtype=torch.float32) / 128
-    frequencies = exponents.double().exp().float()
-    frequencies[13] = torch.nextafter(frequencies[13], torch.tensor(math.inf))
-
-    def timestep_embedding(t, dim, max_period=10000, time_factor=1000.0):
-        assert (dim, max_period) == (256, 10000)
-        angles = (time_factor * t).float()[:, None] * frequencies
-        return torch.cat((angles.cos(), angles.sin()), dim=-1)
-
-    monkeypatch.setattr(comfy.ldm.flux.model, "timestep_embedding", timestep_embedding)
 
 
 @pytest.fixture(scope="module")

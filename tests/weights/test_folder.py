@@ -76,7 +76,7 @@ def test_extra_model_paths_are_honoured_whenever_they_are_read(models, tmp_path,
 def test_public_adapter_on_disk_is_no_longer_offered(models):
     register_folder()
     put(models, "BokehDiffusion/model.safetensors")
-    assert adapter_choices() == [os.path.join("BokehDiffusion", "model.safetensors"), LABELS[1], DEMO]
+    assert adapter_choices() == [os.path.join("BokehDiffusion", "model.safetensors"), *LABELS[1:], DEMO]
     assert download(LABELS[0]) == models / "BokehDiffusion" / "model.safetensors"
 
 
@@ -108,9 +108,9 @@ def test_unknown_download_names_the_known_ones(models):
     assert is_download("download: Other")
     with pytest.raises(AdapterError) as caught:
         download("download: Other")
+    known = ", ".join(f'"{label}"' for label in LABELS)
     assert str(caught.value) == (
-        f'"download: Other" is not a known download. Expected one of "{LABELS[0]}", "{LABELS[1]}": '
-        "choose one, or update the pack."
+        f'"download: Other" is not a known download. Expected one of {known}: choose one, or update the pack.'
     )
 
 

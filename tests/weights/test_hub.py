@@ -20,8 +20,8 @@ from hub_server import HubServer
 from bokeh.weights.files import read_adapter
 from bokeh.weights.folder import DEMO, PUBLIC_ADAPTERS
 
-LABEL, KONTEXT_LABEL = (entry.label for entry in PUBLIC_ADAPTERS)
-REPOSITORY, KONTEXT_REPOSITORY = (entry.repository for entry in PUBLIC_ADAPTERS)
+LABEL, KONTEXT_LABEL = (entry.label for entry in PUBLIC_ADAPTERS[:2])
+REPOSITORY, KONTEXT_REPOSITORY = (entry.repository for entry in PUBLIC_ADAPTERS[:2])
 NAME = os.path.join("BokehDiffusion", "model.safetensors")
 FOLDER = "bokeh_adapters/BokehDiffusion"
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"

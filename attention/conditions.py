@@ -1,0 +1,94 @@
+"""Pictures that a picture is made from, as rows of its batch (Genfocus, arXiv 2512.16923): a photo, a defocus map.
+
+Each condition is a row of the same network with timestep 0 and guidance 1 of its own, which follows a given latent; a
+LoRA acts on these rows alone. A picture sees its text, itself and all its conditions; a condition sees the picture's
+text, the picture and itself. So it is the machinery of grounding, rows that look at each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .equations import Seeing
+from .rows import Row, Rows
+
+# The guidance that the reference gives to conditions (`c_guidance`).
+GUIDANCE = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What every picture of a run is made from.
+
+    Attributes:
+        latents: for each condition [1 or n, C, h, w] for n pictures, clean, as the VAE gives them.
+        offsets: for each condition how many tokens down and to the right of the picture's its own positions stand.
+        one_scene: whether the pictures are one scene, which starts from one noise.
+    """
+
+    latents: tuple[Tensor, ...]
+    offsets: tuple[tuple[int, int], ...]
+    one_scene: bool = False
+
+    def arrange(self, pictures: int) -> Rows:
+        """The pictures, then the first condition of each, the second of each, ...
+
+        Raises:
+            ValueError: for another number of conditions than pictures.
+        """
+        for latent in self.latents:
+            if latent.shape[0] not in (1, pictures):
+                raise ValueError(
+                    f"The sampler got a batch of {pictures} latents, but {latent.shape[0]} photos condition it. "
+                    "Connect the latent output of the same node to the sampler."
+                )
+        places = [(0, picture) if self.one_scene else (picture, 0) for picture in range(pictures)]
+        table = [Row(0.0, *place, picture, picture) for picture, place in enumerate(places)]
+        for number in range(len(self.latents)):
+            start = len(table)
+            table += [
+                Row(0.0, *place, picture, start + picture, shown=False, condition=number)
+                for picture, place in enumerate(places)
+            ]
+        return Rows(tuple(table), pinned=True)
+
+    def given(self, pictures: int) -> Tensor:
+        """The latents of the rows that ``arrange`` adds."""
+        return torch.cat([latent.expand(pictures, *latent.shape[1:]) for latent in self.latents])
+
+    def check(self, noise: Tensor) -> None:
+        """Raise ValueError unless every condition has the size of the pictures."""
+        for latent in self.latents:
+            if latent.shape[1:] != noise.shape[1:]:
+                came, expected = (" x ".join(map(str, shape[1:])) for shape in (latent.shape, noise.shape))
+                raise ValueError(
+                    f"The photo's latent is {came} (channels x height x width), but the graph samples {expected}. "
+                    "Connect the latent output of the same node to the sampler."
+                )
+
+
+def seeing_of(rows: Rows, turn: Sequence[int], parts: int, text: int) -> Seeing:
+    """Who sees whom in a call of the rows ``turn`` in each of ``parts`` parts, with ``text`` tokens before the
+    picture's."""
+
+    def places(condition: int | None) -> list[int]:
+        here = [place for place, row in enumerate(turn) if rows[row].condition == condition]
+        return [part * len(turn) + place for part in range(parts) for place in here]
+
+    kinds = 1 + max(row.condition for row in rows.table if row.condition is not None)
+    return Seeing(places(None), tuple(map(places, range(kinds))), text)
+
+
+def at_conditions(value: Any, rows: Rows, numbers: tuple[int, ...], to: float) -> Any:
+    """A tensor with one entry a row of the batch, with ``to`` where a row is a condition."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    places = [place for place, number in enumerate(numbers) if rows[number].condition is not None]
+    value = value.expand(len(numbers), *value.shape[1:]).clone()
+    value[places] = to
+    return value

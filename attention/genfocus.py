@@ -1,0 +1,77 @@
+"""Genfocus on a host model: its conditions as rows, its LoRA on them alone, and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from comfy.ldm.flux.model import Flux
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from .attend import CALL, Running
+from .conditions import Conditions
+from .install import KEY, hooks_on, install
+from .lora import Piece, add_pieces
+from .patches import put
+from .rows import Plan, Row
+from .run import RUN
+
+_LORA = "bokeh_conditions"
+
+
+class _Positions(NamedTuple):
+    """Round the network's position embedder: the offsets of the conditions that run now."""
+
+    offsets: tuple[tuple[int, int], ...]
+    running: Running
+    key = KEY
+    rank = 0
+
+    def around(self, forward: Callable, module: nn.Module | None) -> Callable:
+        def with_offsets(ids, *args, **kwargs):
+            options = self.running.options
+            if options is None:
+                return forward(ids, *args, **kwargs)
+            call, rows = options[CALL], options[RUN].rows
+            text = call.seeing.text
+            ids = ids.expand(call.rows, -1, -1).clone()
+            for place, number in enumerate(call.numbers):
+                condition = rows[number].condition
+                if condition is not None:
+                    down, right = self.offsets[condition]
+                    # Axis 0 counts pictures, 1 rows of tokens and 2 columns.
+                    ids[place, text:, 1] += down
+                    ids[place, text:, 2] += right
+            return forward(ids, *args, **kwargs)
+
+        return with_offsets
+
+
+def install_conditions(model: ModelPatcher, pieces: list[Piece], conditions: Conditions) -> ModelPatcher:
+    """Conditions on a clone of a native FLUX model, and the LoRA that acts on their rows.
+
+    Args:
+        pieces: of the LoRA, from ``lora.read_pieces``.
+
+    Raises:
+        ValueError: for a model that is no FLUX, or has a bokeh node on it already.
+    """
+    network = getattr(model.model, "diffusion_model", None)
+    if not isinstance(network, Flux) or getattr(network.params, "global_modulation", False):
+        raise ValueError(
+            f"Genfocus works on FLUX.1-dev, but this model is {type(model.model).__name__}. Connect a FLUX.1-dev model."
+        )
+    if hooks_on(model) is not None:
+        raise ValueError(
+            "This model has a bokeh node on it already. Genfocus makes the blur by itself: connect the model from "
+            "before that node."
+        )
+    clone = install(model, None, Plan((0.0,), conditions=conditions))
+    if any(any(offset) for offset in conditions.offsets):
+        put(clone, "pe_embedder", _Positions(conditions.offsets, hooks_on(clone).running), None)
+    return add_pieces(clone, pieces, _of_condition, _LORA)
+
+
+def _of_condition(row: Row) -> float:
+    return float(row.condition is not None)

@@ -1,0 +1,182 @@
+"""A virtual camera for any photo: Genfocus (arXiv 2512.16923) on a native FLUX model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..attention.conditions import Conditions
+from ..attention.genfocus import install_conditions
+from ..attention.lora import read_pieces
+from ..optics.focus import Focus
+from ..sweep.values import Sweep, parse_blurs
+from ..weights.genfocus import Genfocus
+from .schema import ADAPTER, FOCUS, SWEEP, schema, validation
+
+# Tokens that the pre-deblurred picture stands to the right of the photo in the reference.
+_ASIDE = (0, 32)
+_HERE = (0, 0)
+# The radius that is white in a defocus map (MAX_COC of the reference).
+_WHITE = 100.0
+# Pixels of a token's side.
+_PATCH = 16
+
+_MODEL = "FLUX.1-dev, in any form that loads as native FLUX."
+_PHOTO = "The photo. Its sides are cut to multiples of 16 px."
+_VAE = "FLUX's VAE, for the photo."
+
+
+class BokehAllInFocus(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BokehAllInFocus",
+            display_name="Bokeh All in Focus",
+            description="Brings everything in a photo into focus, with Genfocus on FLUX.1-dev. The authors' prompt: a "
+            "sharp photo with everything in focus; guidance 3.5, 28 steps.",
+            inputs=[
+                io.Model.Input("model", tooltip=_MODEL),
+                ADAPTER.Input(
+                    "adapter", tooltip="From Load Bokeh Adapter: deblurNet, or deblurNet_with_pre_deblur of Genfocus."
+                ),
+                io.Vae.Input("vae", tooltip=_VAE),
+                io.Image.Input("image", tooltip=_PHOTO),
+                io.Boolean.Input(
+                    "pre_deblur",
+                    default=False,
+                    tooltip="For deblurNet_with_pre_deblur, which sees two pictures: one that another program has "
+                    "deblurred, black where there is none, and the photo. Off for deblurNet.",
+                ),
+                io.Image.Input(
+                    "deblurred",
+                    optional=True,
+                    tooltip="With pre_deblur: the photo as another program has deblurred it, of the photo's size.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
+                io.Latent.Output(display_name="latent", tooltip="Empty, of the photo's size; goes into the sampler."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, adapter, vae, image, pre_deblur: bool, deblurred=None) -> io.NodeOutput:
+        photo = _cut(image)
+        pictures, offsets = [photo], [_HERE]
+        if pre_deblur:
+            before = torch.zeros_like(photo) if deblurred is None else _cut(deblurred)
+            if before.shape != photo.shape:
+                raise ValueError(
+                    f"The deblurred picture is {_size(before)}, but the photo is {_size(photo)}. Connect the deblurred "
+                    "version of this very photo."
+                )
+            pictures, offsets = [before, photo], [_ASIDE, _HERE]
+        elif deblurred is not None:
+            raise ValueError("A deblurred picture is connected, but pre_deblur is off. Switch it on, or disconnect it.")
+        latents = tuple(vae.encode(picture) for picture in pictures)
+        conditioned = _conditioned(model, adapter, Conditions(latents, tuple(offsets)))
+        return io.NodeOutput(conditioned, {"samples": torch.zeros_like(latents[-1])})
+
+
+class BokehRefocus(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="BokehRefocus",
+            display_name="Bokeh Refocus",
+            description="Gives a sharp photo any plane of focus and any blur, with Genfocus on FLUX.1-dev. The "
+            "authors' prompt: an excellent photo with a large aperture; guidance 1, 28 steps.",
+            inputs=[
+                io.Model.Input("model", tooltip=_MODEL),
+                ADAPTER.Input("adapter", tooltip="From Load Bokeh Adapter: bokehNet of Genfocus."),
+                io.Vae.Input("vae", tooltip=_VAE),
+                io.Image.Input("image", tooltip=f"{_PHOTO} Sharp all over, as Bokeh All in Focus makes it."),
+                FOCUS.Input(
+                    "focus",
+                    tooltip="From Bokeh Focus. Their K is the blur here in a picture of 512 px on its short side: a "
+                    "disc of 100 px is white in their map of the defocus.",
+                ),
+                io.String.Input(
+                    "blurs",
+                    default="",
+                    tooltip="Empty for the blur of Bokeh Focus; or several as in Bokeh Sweep, 0, 5, 15, 30 or 0..30/7: "
+                    "one picture for each, in place of it.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
+                io.Latent.Output(display_name="latent", tooltip="Empty, one row a picture; goes into the sampler."),
+                SWEEP.Output(display_name="sweep", tooltip="Says which picture shows which blur or focus."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, blurs: str | None) -> bool | str:
+        return validation(parse_blurs, blurs) if blurs and blurs.strip() else True
+
+    @classmethod
+    def execute(cls, model, adapter, vae, image, focus: Focus, blurs: str = "") -> io.NodeOutput:
+        sweep = focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
+        if blurs.strip():
+            values = parse_blurs(blurs)
+            if len(focus) > 1 and len(values) > 1:
+                raise ValueError(
+                    f"Bokeh Focus gives {len(focus)} planes and {len(values)} blurs were asked for, but one picture "
+                    "shows one of each. Choose one plane, or leave blurs empty."
+                )
+            count = max(len(focus), len(values))
+            plane, blur = focus.plane.expand(count), focus.plane.new_tensor(values).expand(count)
+            focus = replace(focus, plane=plane, blur=blur)
+            sweep = focus.sweep if len(values) == 1 and focus.swept else Sweep(tuple(blur.tolist()))
+        count = len(focus)
+        if focus.disparity.shape[1:] != image.shape[1:3]:
+            height, width = focus.disparity.shape[1:]
+            raise ValueError(
+                f"The focus is for a picture of {width} x {height}, but the photo is {_size(image)}. Connect the same "
+                "picture to Bokeh Focus."
+            )
+        if len(image) not in (1, count):
+            raise ValueError(
+                f"There are {len(image)} photos, but the focus is for {count}. Connect the same pictures to both nodes."
+            )
+        one_scene = len(image) == 1
+        photo = vae.encode(_cut(image))
+        maps = torch.cat([vae.encode(_cut(defocus_map(focus, row))) for row in range(count)])
+        conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene)
+        latent = {"samples": torch.zeros_like(maps)} | ({"batch_index": [0] * count} if one_scene else {})
+        return io.NodeOutput(_conditioned(model, adapter, conditions), latent, sweep)
+
+
+def defocus_map(focus: Focus, row: int) -> Tensor:
+    """The defocus as the reference shows it to its VAE, |K (d - p)| / 100 in 0..1, as an IMAGE [1, H, W, 3].
+
+    The reference encodes these numbers as they are; the host's VAE takes pictures in 0..1 to -1..1 first.
+    """
+    radius = focus.defocus(row).abs() * 512 / min(focus.disparity.shape[1:])
+    return ((radius / _WHITE).clamp(0, 1)[None, :, :, None].expand(-1, -1, -1, 3) + 1) / 2
+
+
+def _conditioned(model, adapter, conditions: Conditions):
+    if not isinstance(adapter, Genfocus):
+        raise ValueError(
+            f"The adapter {adapter.source} is none of Genfocus. Choose one of its files in Load Bokeh Adapter, or use "
+            "Bokeh Blur and Bokeh Sweep with this one."
+        )
+    pieces, _ = read_pieces(adapter.tensors, model, adapter.source)
+    return install_conditions(model, pieces, conditions)
+
+
+def _cut(image: Tensor) -> Tensor:
+    """The middle of pictures [B, H, W, C], with sides that are multiples of a token's."""
+    height, width = (side // _PATCH * _PATCH for side in image.shape[1:3])
+    if not height or not width:
+        raise ValueError(f"The picture is {_size(image)}, expected at least {_PATCH} px a side.")
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width, :3]
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]} x {image.shape[1]}"

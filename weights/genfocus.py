@@ -1,0 +1,53 @@
+"""Genfocus' files: LoRAs as diffusers saves them, which act on what a picture is made from and never on the picture.
+
+    transformer.<module>.lora_A.weight [r, in], lora_B.weight [out, r]; scale 1 whatever the rank
+
+Which modules a file holds is read from the file. What tells it from an ordinary LoRA for FLUX: it adapts
+``x_embedder``, which conditions enter by, and nothing of the text's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .settings import AdapterError
+
+_KEY = re.compile(r"transformer\.(.+)\.lora_[AB](\.default)?\.weight")
+_TEXT = re.compile(r"(context_embedder|norm1_context|add_[qkv]_proj|to_add_out|ff_context)")
+
+
+@dataclass(frozen=True, eq=False)
+class Genfocus:
+    """A file of Genfocus: its tensors by their names in the file, in the order of pairs."""
+
+    tensors: Mapping[str, Tensor]
+    source: str
+
+
+def is_genfocus(names: Iterable[object]) -> bool:
+    """Whether a file with these keys is one of Genfocus'."""
+    names = list(names)
+    modules = {found[1] for name in names if (found := _KEY.fullmatch(str(name)))}
+    return (
+        bool(names)
+        and all(_KEY.fullmatch(str(name)) for name in names)
+        and "x_embedder" in modules
+        and not any(_TEXT.search(module) for module in modules)
+    )
+
+
+def build_genfocus(tensors: Mapping[str, Tensor], source: str) -> Genfocus:
+    """A file's tensors, checked for pairs that fit each other. Raises AdapterError."""
+    for name, down in tensors.items():
+        if ".lora_A" not in name:
+            continue
+        up = tensors.get(name.replace(".lora_A", ".lora_B"))
+        if up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+            raise AdapterError(f"{source}: {name[:200]} has no matching lora_B. Get the file again.")
+        if not (down.isfinite().all() and up.isfinite().all()):
+            raise AdapterError(f"{source}: {name[:200]} holds NaN or infinite values. Get the file again.")
+    return Genfocus(dict(tensors), source)
