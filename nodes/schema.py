@@ -33,7 +33,7 @@ _PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "BokehInvert": ("photo", ("refocus",)),
     "BokehLens": ("photo", ("aperture", "f-stop", "depth of field", "dof")),
     "BokehPortrait": ("photo", ("portrait mode", "depth of field")),
-    "BokehRefocus": ("photo", ("refocus", "depth of field", "genfocus", "focus plane")),
+    "BokehRefocus": ("photo", ("refocus", "genfocus", "focus plane")),
     "BokehRender": ("photo", ("depth of field", "dof", "refocus", "defocus", "lens blur", "focus")),
     "BokehMatchColors": ("results", ()),
     "BokehReport": ("results", ()),
