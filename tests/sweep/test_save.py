@@ -421,7 +421,7 @@ TODAY = time.strftime("%Y-%m-%d")
         ("%KSampler.model%-%nobody.x%-%KSampler.nothing%", "%KSampler.model%-%nobody.x%-%KSampler.nothing%"),
         ("%Trap.up%/%Trap.out%", "_/.._.._x"),
         ("%width%x%Trap.yes%", "56xtrue"),
-        ("%date:yyyy/MM/dd hh:mm%", f"{TODAY.replace('-', '/')} {time.strftime('%H_%M')}"),
+        ("%date:yyyy/MM:dd%", f"{TODAY[:4]}/{TODAY[5:7]}_{TODAY[8:]}"),
         ("100%/x_5.0%", "100%/x_5.0%"),
         ("%Trap.long%", "y" * 60),
     ],
