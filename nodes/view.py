@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from comfy_api.latest import io, ui
 
 from ..host import as_app_result
@@ -51,8 +49,6 @@ class BokehSweepView(io.ComfyNode):
     @classmethod
     def execute(cls, images, sweep: Sweep, level: float = PIVOT_LEVEL) -> io.NodeOutput:
         sweep.check(len(images))
-        if not math.isfinite(level):
-            raise ValueError(f"The level is {level}, expected a value of the sweep, or -1 for the pivot's.")
         row = sweep.reference_row if level == PIVOT_LEVEL else nearest(sweep.values, level)
         files = ui.PreviewImage(images, cls=cls).values
         captions = sweep.captions or (None,) * len(sweep)

@@ -27,7 +27,7 @@ def test_the_chosen_level_leaves_alone():
         image, blur = BokehSweepView.execute(images, sweep, level).result
         assert torch.equal(image, images[row : row + 1])
         assert blur == sweep.values[row]
-    with pytest.raises(ValueError, match="The level is nan, expected a value of the sweep"):
+    with pytest.raises(ValueError, match="level is nan, expected a number from -1"):
         BokehSweepView.execute(images, sweep, float("nan"))
 
 
