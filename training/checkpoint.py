@@ -21,7 +21,6 @@ FORMAT = "comfyui-bokeh-training"
 FORMAT_VERSION = 2
 # Relative. A VAE in bfloat16 is off by half of it.
 NEAR = 0.02
-# Weights that identify a FLUX and that LoRAs leave alone.
 _MARKS = ("img_in.weight", "txt_in.weight", "final_layer.linear.weight")
 
 
@@ -97,12 +96,13 @@ def check_near(path: Path, saved: Mapping[str, Tensor], now: Mapping[str, Tensor
 
 
 def fingerprint(network: nn.Module) -> dict[str, str]:
-    """What tells one FLUX from another: its blocks, and the weights of its first and last layers."""
-    digest = hashlib.sha256()
-    weights = dict(network.named_parameters())
-    for name in _MARKS:
-        weight = weights[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.numpy().tobytes())
-    blocks = f"{len(network.double_blocks)} double and {len(network.single_blocks)} single of {network.hidden_size}"
-    return {"blocks": blocks, "weights": digest.hexdigest()[:16]}
+    """What tells one network from another: its kind, and those of its weights that LoRAs leave alone: the vectors, and
+    FLUX's first and last matrices."""
+    digest, count = hashlib.sha256(), 0
+    for name, weight in network.named_parameters():
+        if weight.ndim == 1 or name in _MARKS:
+            count += 1
+            values = weight.detach().to("cpu", torch.float32).contiguous()
+            digest.update(f"{name} {tuple(values.shape)}".encode())
+            digest.update(values.numpy().tobytes())
+    return {"network": f"{type(network).__name__} with {count} vectors", "weights": digest.hexdigest()[:16]}

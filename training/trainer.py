@@ -225,9 +225,10 @@ class Trainer:
                 self._loss(self._held_out()[0]).backward()
         except OOM_EXCEPTION:
             raise
-        # Quantised weights raise what the library behind them raises.
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise self.network.refusal(f"a step of it ended with: {str(error).partition(chr(10))[0]}") from error
+        # Quantised weights raise what the library behind them raises, other families what their forward expects.
+        except (RuntimeError, TypeError, AttributeError, AssertionError, LookupError) as error:
+            said = str(error).partition("\n")[0] or type(error).__name__
+            raise self.network.refusal(f"a step of it ended with: {said}") from error
         values = [weight for name, weight in self.weights.items() if name.endswith(".v.up.weight")]
         reached = all(weight.grad is not None and weight.grad.any() for weight in values)
         self.optimizer.zero_grad()

@@ -10,6 +10,7 @@ import comfy.model_management
 import pytest
 import torch
 from blobs import TINY, Blobs, recipe, tiny_flux
+from families import build_case
 from flux import build_flux, conditioning, relative_error, sample
 from places import CHECKOUT
 from sampling import ksample
@@ -479,6 +480,33 @@ def test_a_model_that_gives_no_gradients_is_refused_before_the_first_measurement
         assert_same_tensors(model, own)
     assert not trainer.held_out
     assert not list(tmp_path.iterdir())
+
+
+# Other families
+
+
+@pytest.mark.parametrize("pooled", [None, 20])
+def test_another_family_trains_and_resumes_or_is_refused_at_the_start(tmp_path, pooled):
+    """A network without a place for the pooled text asserts so inside the host."""
+    model = build_case("sd15").model
+    sizes = {"in_channels": 16, "joint_attention_dim": 24, "pooled_projection_dim": 20}
+
+    class Texts(Blobs):
+        def draw(self, *args, **kwargs):
+            drawn = super().draw(*args, **kwargs)
+            return drawn if pooled else drawn._replace(pooled=None)
+
+    def train(steps):
+        trainer = Trainer(model, Texts(tokens=7, sizes=sizes), recipe(no_caption=0.0), tmp_path)
+        trainer.run(steps)
+        return trainer
+
+    if pooled:
+        with pytest.raises(TrainingError, match="This model cannot be trained on: a step of it ended with"):
+            train(1)
+        return
+    train(1)
+    assert train(2).step == 2
 
 
 # The true width
