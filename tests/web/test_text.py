@@ -20,11 +20,17 @@ BUILD = """
     return node;
   };
   graph.clear();
+  // A page gives a cleared graph an id of its own when it is loaded again, and then it is another workflow.
+  graph.id = crypto.randomUUID();
   const pictures = add("LoadImage", 20, [200, 300], { image: "wide6.webp" });
   const sweep = add("BokehTestSweep", 240, [200, 120], { blurs: "0, 4, 8, 15, 22, 30", pivot: 15 });
   const report = add("BokehReport", 460, [400, 560], {});
   pictures.connect(0, report, 0);
   sweep.connect(0, report, 1);
+  // Content of nodes that are out of sight is not there.
+  const { canvas } = window.app;
+  [canvas.ds.scale, canvas.ds.offset] = [0.9, [40, 60]];
+  canvas.setDirty(true, true);
 }
 """
 
