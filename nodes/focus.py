@@ -11,14 +11,13 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..optics.depth import disparity_of, focus_at, focus_in
+from ..optics.depth import AS_IS, disparity_of, focus_at, focus_in, metric_disparity_of
 from ..optics.focus import (
     LENSES,
     SHARP_DISC,
     Focus,
     Lens,
     blurs_of,
-    disparity_of_metres,
     in_words,
     parse_planes,
     pulled,
@@ -28,7 +27,7 @@ from ..optics.focus import (
 from ..optics.lens import SENSORS
 from .schema import FOCUS, blur_slider, schema
 
-_BRIGHT, _DARK, _METRES = "near is bright", "near is dark", "metres"
+_BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
 _POINT, _MASK, _DISTANCES = "point", "mask", "distances"
 _OFF, _EVEN, _EASED = "off", "even", "eased"
 _OWN, _BLUR = "own lens", "blur"
@@ -68,9 +67,10 @@ class BokehFocus(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "depth_is",
-                    options=[_BRIGHT, _DARK, _METRES],
+                    options=[_BRIGHT, _DARK, _METRES, _INVERSE],
                     tooltip="What the depth picture shows: grey with near things bright (Depth Anything, MiDaS) or "
-                    "dark, or distances in metres. The geometry of MoGe is always in metres.",
+                    "dark, or real distances, in metres or their inverse in 1/m. The geometry of MoGe is always in "
+                    "metres.",
                 ),
                 _metres("nearest", 1.0, "For a grey map and a lens: how far away the nearest thing is, in metres."),
                 _metres("farthest", 10.0, "For a grey map and a lens: how far away the farthest thing is, in metres."),
@@ -235,21 +235,16 @@ def _disparity(
                 f"The mask is {subject.max():g} everywhere, so it shows no subject. Make it white on the "
                 "subject and black elsewhere, or connect a depth map."
             )
-        return *disparity_of(subject[..., None], True, count, size)[:1], False, []
+        return *disparity_of(subject[..., None], True, count, size, AS_IS)[:1], False, []
     if isinstance(depth, dict):
-        near = disparity_of_metres(depth["depth"])
-    elif depth_is == _METRES:
-        near = disparity_of_metres(depth[..., 0])
-    else:
+        depth, depth_is = depth["depth"][..., None], _METRES
+    if depth_is in (_BRIGHT, _DARK):
         disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size)
         return disparity, False, notes
-    if len(near) not in (1, count):
-        raise ValueError(f"There are {len(near)} depth maps for {count} pictures. Give one for each, or one for all.")
-    if near.min() == near.max():
+    disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size)
+    if disparity.min() == disparity.max():
         raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
-    if near.shape[1:] != size:
-        near = F.interpolate(near[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
-    return near, True, []
+    return disparity, True, notes
 
 
 def _subject(mask: Tensor | None) -> Tensor:

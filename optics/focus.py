@@ -141,21 +141,6 @@ def _distance(value: float, digits: int) -> str:
     return f"{value:.{decimals}f} m"
 
 
-def disparity_of_metres(distance: Tensor) -> Tensor:
-    """Disparity in 1/m of distances in m; infinity, the sky of depth nodes, becomes 0.
-
-    Raises:
-        ValueError: for NaN, or distances not above 0.
-    """
-    wrong = (~(distance > 0)).sum().item()  # also counts NaN
-    if wrong:
-        raise ValueError(
-            f"{wrong} of the {distance.numel()} distances of the depth map are not above 0, or not a number. Connect "
-            "the distances in metres as they are, not a picture of them, or say that the map is grey."
-        )
-    return 1 / distance.float()
-
-
 def scaled(disparity: Tensor, nearest: float, farthest: float) -> Tensor:
     """A relative disparity in 1/m: 1 lies at ``nearest`` and 0 at ``farthest``, in m.
 

@@ -58,7 +58,7 @@ function addFocus(node) {
       const ran = run && (await pictureOf(fileUrl(run.picture)));
       const picture = loaded ? await pictureOf(loaded) : ran;
       let map = null;
-      if (grey && values.depth_is !== "metres") map = await mapOfGrey(grey, values.depth_is);
+      if (grey && values.depth_is.startsWith("near")) map = await mapOfGrey(grey, values.depth_is);
       else if (run && run.depth_is === values.depth_is && sameScene(picture, ran)) map = await mapOfRun(run, fileUrl(run.depth));
       if (wanted !== shown) return;
       view.show(picture?.bitmap ?? null, map, loaded ? picture : run);

@@ -49,12 +49,14 @@ export async function mapOfRun(run, url) {
 /** A grey depth picture, stretched to its full range; null for one without any depth. */
 export async function mapOfGrey(url, depthIs) {
   const made = map(await bitmapOf(url), (r, g, b) => (r + g + b) / 765, { low: 0, high: 1, metres: false, plane: 1 });
-  let [low, high] = [1, 0];
-  for (const value of made.values) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  // As in optics/depth.py, all but a thousandth on either side.
+  const sorted = made.values.slice().sort();
+  const out = Math.round(0.001 * (sorted.length - 1));
+  const [low, high] = [sorted[out], sorted.at(-1 - out)];
   if (low === high) return null;
   const bright = depthIs === "near is bright";
   made.values.forEach((value, i) => {
-    const near = (value - low) / (high - low);
+    const near = Math.min(Math.max((value - low) / (high - low), 0), 1);
     made.values[i] = bright ? near : 1 - near;
   });
   return made;
