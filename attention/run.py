@@ -133,6 +133,11 @@ class Hooks:
             run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
         follows = rows.pinned and self.plan.pivot is not None
         run.noise = noise_of_pivots(noise, rows, self.plan.pivot, seed) if follows else noise
+        if len(rows) > rows.targets and not rows.pinned and not noise.any():
+            logging.warning(
+                "Bokeh: this sampler goes on with what another began, which kept no row of the pivot, so the picture "
+                "nearest in blur stands in for it. List the pivot's blur among the sweep's to hold the scene exactly."
+            )
         guider.conds = lay_out(guider.conds, rows)
         if self.module is None and self.plan.conditions is None:
             check_dial(guider.conds, latent_image, rows, guider.model_options["transformer_options"])
