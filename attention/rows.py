@@ -175,7 +175,7 @@ class Rows:
 
 def arrange(plan: Plan, batch: int) -> Rows:
     """Lay out a batch of ``batch`` user rows for a plan: in a sweep one scene after the other, each with all its
-    levels; of a slider every row is a scene of its own (DESIGN: one pivot row serves a whole scene).
+    levels; of a slider every row is a scene of its own: one pivot row serves a whole scene.
 
     A sweep whose pivot is one of its values needs no row besides its own; otherwise one row a scene is added.
 

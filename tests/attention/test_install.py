@@ -108,7 +108,7 @@ def test_partly_adapted_models_of_every_kind(q, k, guidance_embeds):
 
 
 def plain_statement(model, adapter, blurs, noise, text, pooled) -> torch.Tensor:
-    """Euler over the equations of DESIGN section 2, with the last row as the pivot, written without our code.
+    """Euler over the equations of docs/how_it_works.md, with the last row as the pivot, written without our code.
 
     The host's blocks are driven through forward hooks on their projections and a replaced attention function.
     """

@@ -16,7 +16,7 @@ from bokeh.training.folders import ScanOptions, photo_blur, scan_folder
 from bokeh.training.manifest import check_rows, read_manifest
 
 CAPTIONED = ScanOptions(caption="")
-# DESIGN's formula by hand: K = 1000 f^2 S / (2 N (S - f)) * W / w with f 0.05 m, S 2 m, N 1.8, W / w of a 3:2
+# The thin lens by hand: K = 1000 f^2 S / (2 N (S - f)) * W / w with f 0.05 m, S 2 m, N 1.8, W / w of a 3:2
 # picture of 768 px on a sensor of 43.27 / sqrt(1 + (2/3)^2) = 36.003 mm.
 BLUR = 1000 * 0.0025 * 2 / (2 * 1.8 * 1.95) * 768 / (43.27 / np.hypot(1, 2 / 3))
 
