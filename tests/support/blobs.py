@@ -53,3 +53,16 @@ class Blobs:
 
     def empty(self, length):
         return torch.zeros(length, self.width), torch.zeros(self.pooled)
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in model.model.state_dict().items()}
+
+
+def tensors_of(model) -> dict[str, torch.Tensor]:
+    return {**dict(model.model.named_parameters()), **dict(model.model.named_buffers())}
+
+
+def assert_same_tensors(model, own: dict[str, torch.Tensor]) -> None:
+    assert tensors_of(model).keys() == own.keys()
+    assert all(tensor is own[name] for name, tensor in tensors_of(model).items())
