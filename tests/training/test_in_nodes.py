@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-
 import comfy.model_management
 import pytest
 import torch
 from blobs import Blobs, assert_same_tensors, recipe, tensors_of, tiny_flux, weights_of
-from places import CHECKOUT
 from sampling import ksample
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
 from bokeh.training.checkpoint import TrainingError
 from bokeh.training.trainer import Trainer
-
-sys.path.append(str(CHECKOUT / "tools"))
-
 
 # Inside nodes
 
