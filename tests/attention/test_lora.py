@@ -7,6 +7,8 @@ import folder_paths
 import nodes
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from families import build_case, random_adapter
 from flux import relative_error, run_node
 from safetensors.torch import save_file
@@ -147,6 +149,26 @@ def test_bf16_weights_take_a_lora():
     rows = case.run(install(with_lora(case.model, tensors), None, PLAN), 3)
     alone = case.run(by_the_host(case.model, tensors, BLURRED), 1)
     assert relative_error(rows[2:], alone) <= 1e-2
+
+
+def test_a_compiled_model_has_two_graphs_with_adapter_grounding_and_lora():
+    case = build_case("flux")
+    base, tensors = case.model.clone(), of_every_layer(case.model, "generic")
+    base.model_options["transformer_options"]["optimized_attention_override"] = lambda func, *args, **kwargs: (
+        attention_pytorch(*args, **kwargs)
+    )
+
+    def swept():
+        return install(with_lora(base, tensors), random_adapter(base), Plan(BLURS, Pivot(12.0, 0.5), one_scene=True))
+
+    expected = case.run(swept(), 3)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = swept()
+    set_torch_compile_wrapper(compiled, backend="eager", fullgraph=True)
+    for _ in range(2):
+        assert relative_error(case.run(compiled, 3), expected) <= 1e-5
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 def test_strength_zero_at_both_ends_is_the_very_model():
