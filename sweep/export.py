@@ -56,6 +56,8 @@ SHEET_PIXELS = 32_000_000
 EXIF_MODEL = 0x0110
 # Tags below it that hold text, or nothing that is defined.
 EXIF_PLACES = 5
+# Pictures a second; the time of one is whole milliseconds, in 24 bits.
+SLOWEST, FASTEST = 0.1, 60.0
 
 Progress = Callable[[int, int], None]
 
@@ -136,10 +138,15 @@ def save_sweep(
 
     Raises:
         ValueError: when the number of pictures does not fit the sweep.
-        ExportError: for another shape, pictures too large for WebP, and when ``parent`` cannot be written.
+        ExportError: for another shape, pictures too large for WebP, a speed that WebP cannot have, and when ``parent``
+            cannot be written.
     """
     sweep.check(len(images))
     _check_shape(images, animated=frames_per_second is not None)
+    if frames_per_second is not None and not SLOWEST <= frames_per_second <= FASTEST:
+        raise ExportError(
+            f"The animation is to show {frames_per_second:g} pictures a second, expected {SLOWEST:g} to {FASTEST:g}."
+        )
     frames = animation_rows(sweep.values) if frames_per_second is not None else []
     step = _steps(len(images) + len(frames), on_progress)
     parent = Path(parent)
