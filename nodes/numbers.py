@@ -35,11 +35,9 @@ def _check(schema: io.Schema, inputs: dict[str, object]) -> None:
         if not isinstance(entry, io.Float.Input | io.Int.Input) or not isinstance(value, int | float):
             continue
         # Also false for NaN.
-        if -HUGE < value < HUGE and not 0 < value < entry.min:
+        if -HUGE < value < HUGE and not 0 < value < (entry.min or 0):
             continue
+        expected = "a number" if entry.min is None else f"a number from {entry.min:g} to {entry.max:g}"
         # Python writes no integer of thousands of digits.
         shown = value if isinstance(value, float) else "a number of very many digits"
-        raise ValueError(
-            f"{entry.id} is {shown}, expected a number from {entry.min:g} to {entry.max:g}. Change it, or what is "
-            "connected to it."
-        )
+        raise ValueError(f"{entry.id} is {shown}, expected {expected}. Change it, or what is connected to it.")
