@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from bokeh.nodes.focus import BokehFocus
+from bokeh.nodes.render import BokehRender
 
 FOCUS = {"focus_by": "point", "focus_x": 0.5, "focus_y": 0.5, "distances": "2"}
 PULL = {"pull": "off", "pull_x": 0.0, "pull_y": 0.0, "pull_steps": 5}
@@ -154,3 +155,20 @@ def test_the_page_gets_the_picture_and_its_disparity_to_sixteen_bits():
     }
     large = BokehFocus.execute(torch.rand(1, 900, 1200, 3), **SETTINGS, depth=disparity).ui["bokeh_focus"][0]
     assert read(large["picture"]).shape == (576, 768, 3)
+
+
+def test_bokeh_render_shows_what_is_chosen_sharp_and_a_pull_as_a_sweep():
+    torch.manual_seed(1)
+    image, depth = scene()
+    focus = BokehFocus.execute(
+        image, **SETTINGS | {"depth": depth, "pull": "even"} | {"pull_x": 0.5, "pull_y": 0.0, "pull_steps": 3}
+    ).result[0]
+    render = {"depth_is": "metres", "depth_range": "shared by the batch", "blurs": "0", "focus_by": "point"}
+    render |= {"focus_x": 0.0, "focus_y": 0.0, "focus_value": 0.0, "blades": "round", "rotation": 0.0}
+    images, sweep, *_ = BokehRender.execute(image, **render, cats_eye=0.0, highlight=0.0, focus=focus).result
+    assert (sweep.name, sweep.captions) == ("focus", ("near", "0.5", "far"))
+    square = np.s_[44:84, 70:110]
+    assert torch.equal(images[0][square], image[0][square])
+    # Away from what spills over from the nearer square.
+    assert torch.equal(images[2][:, 150:], image[0][:, 150:])
+    assert (images[2][square] - image[0][square]).abs().mean() > 0.1
