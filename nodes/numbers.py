@@ -19,10 +19,12 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """
     execute = node.execute.__func__
     signature = inspect.signature(execute)
+    # Not GET_SCHEMA: the host runs a locked clone of the class, which cannot keep what that makes.
+    schema = functools.cache(node.define_schema)
 
     @functools.wraps(execute)
     def run(cls: type[io.ComfyNode], *args: object, **inputs: object) -> io.NodeOutput:
-        _check(cls.GET_SCHEMA(), signature.bind(cls, *args, **inputs).arguments)
+        _check(schema(), signature.bind(cls, *args, **inputs).arguments)
         return execute(cls, *args, **inputs)
 
     node.execute = classmethod(run)

@@ -114,4 +114,4 @@ def test_the_golden_adapters_are_listed_with_their_folders_and_nothing_else(serv
     assert "golden/model.safetensors" in names
     assert "golden/kontext.bin" in names
     assert not any("read me" in name or "config.json" in name for name in names)
-    assert sum(name.startswith("download: ") for name in names) == 2
+    assert sum(name.startswith("download: ") for name in names) == 5

@@ -291,8 +291,8 @@ def test_the_adapter_called_demo_is_listed_and_missed_by_name(tmp_path, monkeypa
     with pytest.raises(AdapterError) as caught:
         adapter_folder.adapter_path("demo")
     assert str(caught.value) == (
-        f"{tmp_path / 'adapter.safetensors'}: there is no such file. The demo adapter comes with the Bokeh pack: "
-        "install the pack again, or restore the file."
+        "adapter.safetensors: there is no such file. The demo adapter comes with the Bokeh pack: install the pack "
+        "again, or restore the file."
     )
 
 

@@ -102,11 +102,10 @@ def test_numbers_out_of_range(flux):
         "alpha": "1 is the global prompt alone, 0 the local prompt alone.",
         "layout": "It is the fraction of the steps that hold the layout; 0.8 is a good value.",
     }
+    # NaN and infinity never get here: every node refuses them (tests/test_numbers.py).
     for inputs, message in (
-        ({"alpha": float("nan")}, "alpha must be a number from 0 to 2, but nan came. "),
         ({"alpha": -0.1}, "alpha must be a number from 0 to 2, but -0.1 came. "),
         ({"alpha": 2.5}, "alpha must be a number from 0 to 2, but 2.5 came. "),
-        ({"layout": float("inf")}, "layout must be a number from 0 to 1, but inf came. "),
         ({"layout": 1.01}, "layout must be a number from 0 to 1, but 1.01 came. "),
     ):
         assert_refused(functools.partial(flux.staged, **inputs), message + hints[next(iter(inputs))])
