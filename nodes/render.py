@@ -184,7 +184,9 @@ class BokehRender(io.ComfyNode):
             )
         lens = {"blades": 0 if blades == _ROUND else int(blades), "rotation": rotation, "cats_eye": cats_eye}
         shape = None if aperture is None else drawn_aperture(aperture if aperture.ndim == 2 else aperture[0])
-        images, defocus, in_focus = _render(image[..., :3], focus, {**lens, "aperture": shape, "highlight": highlight})
+        images, defocus, in_focus = _render(
+            image[..., :3], focus, {**lens, "aperture": shape, "highlight": highlight, "behind": True}
+        )
         text = "\n".join(f"- {line}" for line in (_in_words(focus), *notes))
         return io.NodeOutput(images, sweep or _sweep(focus), defocus, in_focus, ui=ui.PreviewText(text))
 

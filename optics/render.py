@@ -1,73 +1,32 @@
-"""Defocus of a picture by its depth map: the equations of `exact` by levels of signed radius.
-
-A pixel's light is shared out to the two levels next to its signed radius (`levels`), and each level j is spread as
-one, C_j = k_j * (w_j light). With s the signed radius of a pixel y, r = |s| and n_j = clamp(t_j - s, -1, 1), the sums
-of `exact` over pixels become sums over levels,
-
-    F = sum max(n_j, 0) C_j      S = sum (1 - |n_j|) C_j      H = sum over t_j with |t_j| >= r of max(-n_j, 0) C_j + D
-
-with m and, before the plane of focus, D seen through y's own disc, mixed of those of y's two levels:
-
-    m = k_y * sum max(-n_j, 0) w_j               D = k_y * sum over t_j with |t_j| < r of max(-n_j, 0) w_j light
-
-The two levels of y itself are one surface, n = 0: else the background would leak over a dark subject near focus. Where
-they lie further apart, n of the one fades in as y comes to the other, so that a slope has no seams.
-
-Convolutions are made by FFT, tile by tile, so that time and memory grow with the number of pixels; what no pixel of a
-tile needs is left out, and levels that none of its pixels lie among are added up before they are enlarged.
-"""
+"""Defocus of a picture by its depth map, at any size: the equations of `exact` by levels of signed radius (`tiles`),
+and layers of what near things hide (`behind`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .behind import Outlines, layers_behind
 from .check import check, check_finite, check_lens, check_radius, per_picture
 from .defocus import DISPLAY_GAMMA, Aperture, disc_radius
-from .discs import Discs, good_size
-from .levels import Levels, enlarged
+from .discs import Discs
+from .levels import Levels
 from .light import to_light, to_picture
+from .tiles import Scene, laid_over, placed, tile_sums, window_of
 
 # Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
 TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
 # With cat's eye a tile is an eighth of the picture, but not below this.
 SMALL_TILE = 64
-# Two levels at least this far apart are one surface in the middle between them and two at either of them: the other
-# level turns into what is before or behind with this power of the share. A lower power lets more of the background
-# through a blurred subject's edge, a higher one shows seams on slopes.
-APART = 0.7
-POWER = 8
+# Parts that work is told in.
+PARTS = 1000
+# Share of the work that what lies behind near things may take.
+HIDDEN = 0.5
 # What a picture's maps take at most, and the tiles with them.
-BYTES_PER_PIXEL = 100
-# What rounding in a Fourier transform may leave where there is no light.
-NOTHING = 1e-5
-
-
-class _Scene(NamedTuple):
-    """Maps of a picture: light [3, H, W], signed radius, lower level and the upper one's share [H, W]."""
-
-    light: Tensor
-    signed: Tensor
-    lower: Tensor
-    share: Tensor
-
-    def window(self, top: int, left: int, side: int) -> _Scene:
-        """A square of the picture, with no light outside it."""
-        return _Scene(*(_window(maps, top, left, side) for maps in self))
-
-
-class _Sums(NamedTuple):
-    """F, S and H [4, h, w], light and weight, and m [h, w] at the pixels of a tile."""
-
-    front: Tensor
-    level: Tensor
-    behind: Tensor
-    shows: Tensor
+BYTES_PER_PIXEL = 160
 
 
 def render_depth(
@@ -102,6 +61,7 @@ def render_defocus(
     aperture: Tensor | None = None,
     cats_eye: float = 0.0,
     highlight: float = 0.0,
+    behind: bool = False,
     on_part: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """A picture with discs of known radii.
@@ -112,6 +72,7 @@ def render_defocus(
         picture: [H, W, 3] sRGB in 0..1, everything sharp.
         signed: radius in px of each pixel's disc, [H, W], above 0 before the plane of focus.
         gamma, blades, rotation, cats_eye, highlight, on_part: as for `exact.render_exactly`.
+        behind: fill in what near things hide, and take their mixed edge pixels out of what lies behind them.
         aperture: a drawn one (`discs.drawn_aperture`) in place of blades and rotation. What lies behind the plane of
             focus shows it upright.
 
@@ -131,220 +92,88 @@ def render_defocus(
     out = picture.clone()
     levels = Levels(lowest, highest)
     if len(levels) > 1:
-        scene = _Scene(to_light(picture[None], gamma, highlight)[:, 0], signed, *_placed(signed, levels))
         side = TILE if largest < LARGE_RADIUS else LARGE_TILE
         if cats_eye:
             side = min(side, max(SMALL_TILE, 2 ** round(math.log2(max(height, width) / 8))))
         shape = Aperture(blades, rotation) if aperture is None else aperture.to(picture.device)
-        discs = Discs(shape, cats_eye, (height, width), side, picture.device)
-        tiles = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
+        work = _Work(levels, Discs(shape, cats_eye, (height, width), side, picture.device), side, on_part)
+        work.tell(0)
+        scene = Scene(to_light(picture[None], gamma, highlight)[:, 0], signed, *placed(signed, levels))
+        work.tell(0)
+        more, hidden, start = None, None, 0.0
+        if behind:
+            start = HIDDEN
+            scene, more, hidden = work.hidden(scene, start)
+        tiles = work.tiles(height, width)
         for index, (top, left) in enumerate(tiles):
-            on_level = None if on_part is None else _part_of(on_part, index, len(tiles))
-            sums = _sums(scene, levels, discs, top, left, side, on_level)
-            light, untouched = _laid_over(sums, _window(signed, top, left, side))
-            old = out[top : top + side, left : left + side]
-            here = slice(0, old.shape[0]), slice(0, old.shape[1])
-            new = to_picture(light, gamma).movedim(0, -1)[here]
-            old.copy_(torch.where(untouched[here][..., None], old, new.to(old.dtype)))
+            share = [start + (1 - start) * part / len(tiles) for part in (index, index + 1)]
+            light, untouched = work.tile(scene, (top, left), share, more, hidden)
+            here = slice(top, top + side), slice(left, left + side)
+            new = to_picture(light, gamma).movedim(0, -1)
+            out[here] = torch.where(untouched[..., None], out[here], new.to(out.dtype))
     if on_part is not None:
         on_part(1, 1)
     return out
 
 
-def _laid_over(sums: _Sums, signed: Tensor) -> tuple[Tensor, Tensor]:
-    """Light [3, h, w] of the sums, and where [h, w] a pixel got none but its own."""
-    front, level, behind, shows = sums
-    covered = front[3]
-    shows = torch.where(behind[3] > NOTHING / 10, shows, 0)
-    back = behind[:3] * (shows / behind[3].clamp(min=NOTHING / 10))
-    rest = (1 - covered).clamp_(min=0) / (level[3] + shows).clamp_(min=NOTHING / 10)
-    light = front[:3] / covered.clamp(min=1) + (level[:3] + back) * rest
-    alone = (covered < NOTHING) & (shows < NOTHING) & ((level[3] - 1).abs() < NOTHING)
-    return light, alone & (signed.abs() <= 0.5)
+class _Work:
+    """Tiles of one picture, with what is told of them."""
 
+    def __init__(self, levels: Levels, discs: Discs, side: int, on_part: Callable[[int, int], None] | None) -> None:
+        self.levels, self.discs, self.side, self.on_part = levels, discs, side, on_part
 
-def _sums(
-    scene: _Scene,
-    levels: Levels,
-    discs: Discs,
-    top: int,
-    left: int,
-    side: int,
-    on_level: Callable[[int, int], None] | None,
-) -> _Sums:
-    height, width = scene.signed.shape
-    y = scene.window(top, left, side)
-    seen = _Seen(y, levels, min(side, height - top), min(side, width - left))
-    done = 0
-    for octave in sorted(set(levels.octaves)):
-        cell = 2**octave
-        mine = [j for j, own in enumerate(levels.octaves) if own == octave]
-        reach = discs.reach(max(abs(levels.values[j]) for j in mine))
-        # Two cells more: one to interpolate to, one for what averaging into cells moves.
-        margin = cell * (math.ceil(reach / cell) + 2)
-        window = cell * good_size((side + 2 * margin) // cell)
-        sent = _Sent(scene, levels, top - margin, left - margin, window)
-        before, past = None, None
-        for j in mine:
-            parts = sent.parts(j, seen)
-            if parts:
-                light = torch.cat(list(parts.values()))
-                # Up to half a pixel a disc is one pixel.
-                if abs(levels.values[j]) > 0.5:
-                    if octave:
-                        light = F.avg_pool2d(light[None], cell)[0]
-                    light = discs.spread(light, levels.values[j], octave, top, left, margin // cell)
-                light = _cropped(light, margin // cell, side // cell)
-                spread = dict(zip(parts, light.split([len(part) for part in parts.values()]), strict=True))
-                own = spread.pop("own", None)
-                if own is not None and seen.is_before_all(j):
-                    before = own if before is None else before + own
-                elif own is not None and seen.is_behind_all(j):
-                    past = own if past is None else past + own
-                elif own is not None:
-                    seen.add(j, enlarged(own, octave))
-                seen.add_own_disc(j, {name: enlarged(part, octave) for name, part in spread.items()})
-            done += 1
-            if on_level is not None:
-                on_level(done, len(levels))
-        if before is not None:
-            seen.sums.front.add_(enlarged(before, octave))
-        if past is not None:
-            seen.sums.behind.add_(enlarged(past, octave))
-    return seen.sums
+    def tiles(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Top and left of each."""
+        return [(top, left) for top in range(0, height, self.side) for left in range(0, width, self.side)]
 
+    def tile(
+        self,
+        scene: Scene,
+        place: tuple[int, int],
+        share: tuple[float, float],
+        more: Scene | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Light [3, h, w] of a tile, and where [h, w] it is only its own. ``share``: of the work, before and after."""
+        height, width = scene.signed.shape
+        here = slice(0, min(self.side, height - place[0])), slice(0, min(self.side, width - place[1]))
 
-class _Sent:
-    """What the pixels x of a window send to each level."""
+        def on_level(done: int, levels: int) -> None:
+            self.tell(share[0] + (share[1] - share[0]) * done / levels)
 
-    def __init__(self, scene: _Scene, levels: Levels, top: int, left: int, side: int) -> None:
-        window = scene.window(top, left, side)
-        inside = _window(torch.ones((), device=window.light.device).expand(scene.signed.shape), top, left, side)
-        self.light = torch.cat([window.light, inside[None]])
-        self.lower, self.share, self.levels = window.lower, window.share, levels
-        self.index: Tensor | None = None
-        self.present = set(self.lower[inside > 0].unique().tolist())
+        sums = tile_sums(scene, more, self.levels, self.discs, *place, self.side, on_level)
+        if hidden is not None:
+            hidden = window_of(hidden, *place, self.side)
+        light, untouched = laid_over(sums, window_of(scene.signed, *place, self.side), hidden)
+        return light[(..., *here)], untouched[here]
 
-    def parts(self, j: int, seen: _Seen) -> dict[str, Tensor]:
-        """What has to be spread over the discs of level j: its own light, and if the pixels ``seen`` look past an
-        edge through such discs, weight and light behind them."""
-        parts = {}
-        if j in self.present or j - 1 in self.present:
-            weight = torch.where(self.lower == j - 1, self.share, 0)
-            weight = torch.where(self.lower == j, 1 - self.share, weight)
-            parts["own"] = self.light * weight
-        if abs(self.levels.values[j]) > 0.5 and j >= 2 and seen.lies_at(j):
-            weight = self._behind(j, math.inf)
-            if weight is not None:
-                parts["shows"] = (weight * self.light[3])[None]
-                inner = self._behind(j, self.levels.values[j])
-                if inner is not None:
-                    parts["behind"] = self.light * inner
-        return parts
+    def hidden(self, scene: Scene, until: float) -> tuple[Scene, Scene, Tensor]:
+        """The scene without outlines of near things, these outlines, and what shows past the edges of things: light,
+        and whether it is known, [4, H, W]."""
+        hidden = torch.zeros_like(scene.light[:1]).repeat(4, 1, 1)
+        values = torch.cat([scene.light, scene.signed[None]])
+        # Maps of a large picture are not kept twice.
+        scene = scene._replace(light=values[:3], signed=values[3])
+        outlines = Outlines.none(scene.light)
+        tiles = self.tiles(*scene.signed.shape)
+        for number, layer in enumerate(layers_behind(values, outlines)):
+            behind = Scene(layer.light, layer.signed, *placed(layer.signed, self.levels))
+            for index, (top, left) in enumerate(tiles):
+                here = slice(top, top + self.side), slice(left, left + self.side)
+                before = layer.before[here]
+                # How many layers there are shows only at the end: each takes half of what is left.
+                done = until * (1 - 0.5 ** (number + index / len(tiles)))
+                if before.any():
+                    light, _ = self.tile(behind, (top, left), (done, done))
+                    hidden[(slice(3), *here)] = torch.where(before, light, hidden[(slice(3), *here)])
+                    hidden[(3, *here)] = torch.where(before, 1, hidden[(3, *here)])
+                self.tell(done)
+        more = Scene(outlines.light, outlines.signed, *placed(outlines.signed, self.levels))
+        return scene._replace(light=outlines.without), more, hidden
 
-    def _behind(self, j: int, radius: float) -> Tensor | None:
-        """Share of each pixel that lies behind level j, of levels with a smaller radius; None without any. The next
-        level below is left out: `_Seen.add` sees to it."""
-        at = self.levels.values[j]
-        table = [min(1.0, at - t) if i < j - 1 and abs(t) < radius else 0.0 for i, t in enumerate(self.levels.values)]
-        if not any(table[i] or table[i + 1] for i in self.present):
-            return None
-        if self.index is None:
-            self.index = self.lower.long()
-        entries = torch.tensor(table, device=self.light.device)
-        return torch.lerp(entries[self.index], entries[self.index + 1], self.share)
-
-
-class _Seen:
-    """What the pixels y of a tile get."""
-
-    def __init__(self, y: _Scene, levels: Levels, height: int, width: int) -> None:
-        """``height`` and ``width``: how much of the tile lies in the picture."""
-        self.signed, self.lower, self.share, self.levels = y.signed, y.lower, y.share, levels
-        self.radius = y.signed.abs()
-        inside = y.signed[:height, :width]
-        self.lowest, self.highest = inside.min().item(), inside.max().item()
-        self.largest = max(abs(self.lowest), abs(self.highest))
-        self.present = set(y.lower[:height, :width].unique().tolist())
-        self.sums = _Sums(
-            *(torch.zeros_like(y.light[:1].expand(4, -1, -1)) for _ in range(3)), torch.zeros_like(y.signed)
-        )
-
-    def lies_at(self, j: int) -> bool:
-        """Whether level j is one of a pixel's two."""
-        return j in self.present or j - 1 in self.present
-
-    def is_before_all(self, j: int) -> bool:
-        return self.levels.values[j] >= self.highest + 1 and not self._concerns(j)
-
-    def is_behind_all(self, j: int) -> bool:
-        at = self.levels.values[j]
-        return at <= self.lowest - 1 and abs(at) >= self.largest and not self._concerns(j)
-
-    def _concerns(self, j: int) -> bool:
-        return self.lies_at(j) or j + 1 in self.present
-
-    def add(self, j: int, light: Tensor) -> None:
-        """Light and weight [4, h, w] that level j sends here."""
-        values = self.levels.values
-        front, level, behind = self.sums[:3]
-        nearer = (values[j] - self.signed).clamp_(-1, 1)
-        if self.lies_at(j):
-            is_lower, is_upper = self.lower == j, self.lower == j - 1
-            to_upper = self.share.pow(POWER) if self._apart(j) else 0.0
-            to_lower = (1 - self.share).pow(POWER) if self._apart(j - 1) else 0.0
-            nearer = torch.where(is_lower, nearer * to_upper, torch.where(is_upper, nearer * to_lower, nearer))
-            if j in self.present and self._apart(j):
-                self._show(j, j + 1, torch.where(is_lower, self.share.pow(POWER + 1), 0), light)
-        if j + 1 in self.present:
-            self._show(j, j + 1, torch.where(self.lower == j + 1, 1 - self.share, 0), light)
-        front.addcmul_(nearer.clamp(min=0), light)
-        level.addcmul_(1 - nearer.abs(), light)
-        behind.addcmul_(torch.where(self.radius <= abs(values[j]), (-nearer).clamp_(min=0), 0), light)
-
-    def add_own_disc(self, j: int, spread: dict[str, Tensor]) -> None:
-        """What lies behind, seen through discs of level j."""
-        if spread:
-            weight = torch.where(self.lower == j - 1, self.share, 0)
-            weight = torch.where(self.lower == j, 1 - self.share, weight)
-            self.sums.shows.addcmul_(weight, spread["shows"][0])
-            if "behind" in spread:
-                self.sums.behind.addcmul_(weight, spread["behind"])
-
-    def _show(self, j: int, upper: int, weight: Tensor, light: Tensor) -> None:
-        """Level j as what lies behind pixels at the level next above it: its own disc stands for theirs."""
-        values = self.levels.values
-        if abs(values[upper]) > 0.5:
-            weight = weight * min(1.0, values[upper] - values[j])
-            self.sums.shows.addcmul_(weight, light[3])
-            if abs(values[j]) < values[upper]:
-                self.sums.behind.addcmul_(weight, light)
-
-    def _apart(self, j: int) -> bool:
-        return 0 <= j < len(self.levels) - 1 and self.levels.values[j + 1] - self.levels.values[j] >= APART
-
-
-def _cropped(light: Tensor, margin: int, side: int) -> Tensor:
-    """The cells of a tile with one more on each side."""
-    inner = slice(margin - 1, margin + side + 1)
-    return light[..., inner, inner]
-
-
-def _placed(signed: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
-    """`Levels.place` by strips: its steps need several times the memory of the maps."""
-    strips = [levels.place(strip) for strip in signed.split(LARGE_TILE)]
-    lower, share = (torch.cat(parts) for parts in zip(*strips, strict=True))
-    return lower, share
-
-
-def _window(maps: Tensor, top: int, left: int, side: int) -> Tensor:
-    """A square of [..., H, W], 0 outside of it."""
-    height, width = maps.shape[-2:]
-    first = max(0, top), max(0, left)
-    last = min(height, top + side), min(width, left + side)
-    inside = maps[..., first[0] : last[0], first[1] : last[1]]
-    pad = (first[1] - left, left + side - last[1], first[0] - top, top + side - last[0])
-    return F.pad(inside, pad) if any(pad) else inside
+    def tell(self, share: float) -> None:
+        if self.on_part is not None:
+            self.on_part(round(share * PARTS), PARTS)
 
 
 def _part_of(on_part: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:

@@ -120,13 +120,13 @@ def report_of_200_levels() -> None:
 
 
 def depth_renderer(device: str) -> None:
-    """The depth renderer at 1024 x 1024 and a radius of 30 px, beside one disc for all pixels (kornia), and at 256 x
-    256 beside the slow reference of the tests."""
-    import torch
-    from kornia.filters import filter2d
-    from slow_discs import rendered_slowly
+    """The depth renderer beside ten FFT convolutions of the same four-channel picture, with and without the layers
+    behind near things; how it grows from 1 to 24 megapixels; and how near it is to the exact renderer."""
+    import math
 
-    from bokeh.optics.defocus import Aperture, soft_disc
+    import torch
+
+    from bokeh.optics.exact import render_exactly
     from bokeh.optics.render import render_depth
 
     def seconds(job: Callable[[], object]) -> float:
@@ -136,32 +136,45 @@ def depth_renderer(device: str) -> None:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    def scenes(size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        image = torch.rand(1, size, size, 3, device=device)
-        plane = torch.zeros(1, size, size, device=device)
-        ramp = torch.linspace(0, 1, size, device=device).expand(1, size, size)
+    def scenes(height: int, width: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        image = torch.rand(1, height, width, 3, device=device)
+        ramp = torch.linspace(0, 1, width, device=device).expand(1, height, width)
         coarse = torch.rand(1, 1, 8, 8, device=device)
-        things = torch.nn.functional.interpolate(coarse, size=(size, size))[0]
+        things = torch.nn.functional.interpolate(coarse, size=(height, width))[0]
+        hills = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(0, 1)
         # Focused at 0.5, a disparity of 0 or 1 has a radius of 30 px at 1024 px.
-        return image, {"all at radius 30": plane, "slope, 0 to 30": ramp, "64 flat things": things}
+        return image, {"slope": ramp, "64 flat things": things, "hills": hills}
 
-    image, depths = scenes(1024)
-    side = torch.arange(-30, 31, dtype=torch.float32, device=device)
-    disc = soft_disc(Aperture().distance(side[:, None], side), torch.tensor(30.0, device=device))
-    light = image.movedim(-1, 1).pow(2.2)
-    seconds(lambda: filter2d(light, disc[None], normalized=True))
-    one_disc = seconds(lambda: filter2d(light, disc[None], normalized=True))
-    print(f"\ndepth renderer, 1024 x 1024, {device}; kornia's filter with one disc of radius 30: {one_disc:.2f} s")
+    image, depths = scenes(1024, 1024)
+    light = torch.cat([image[0].movedim(-1, 0), torch.ones(1, 1024, 1024, device=device)])
+    disc = torch.fft.rfft2(torch.rand(1085, 1085, device=device))
+
+    def ten_convolutions() -> None:
+        for _ in range(10):
+            torch.fft.irfft2(torch.fft.rfft2(light, s=(1085, 1085)) * disc, s=(1085, 1085))
+
+    ten_convolutions()
+    ten = min(seconds(ten_convolutions) for _ in range(3))
+    print(f"\ndepth renderer, {device}, blur 30; ten FFT convolutions of 1024 x 1024: {ten:.2f} s")
     for name, depth in depths.items():
-        ours = seconds(lambda depth=depth: render_depth(image, depth, 0.5, 30.0))
-        print(f"  {name:18} {ours:8.2f} s   {ours / one_disc:.2f} of kornia's")
-    image, depths = scenes(256)
-    small = image, depths["64 flat things"]
-    ours = seconds(lambda: render_depth(*small, 0.5, 30.0))
-    slow = seconds(lambda: rendered_slowly(*(maps[0].cpu().numpy() for maps in small), 0.5, 30.0))
-    print(
-        f"  256 x 256, 64 flat things: {ours:.2f} s, the slow reference {slow:.1f} s: {slow / ours:.0f} times as long"
-    )
+        for title, behind in (("", False), (", what lies behind", True)):
+            ours = seconds(lambda depth=depth, behind=behind: render_depth(image, depth, 0.5, 30.0, behind=behind))
+            print(f"  {name + title:34} {ours:8.2f} s   {ours / ten:.2f} times that")
+    small = None
+    for height, width in ((1024, 1024), (2048, 2048), (4000, 6000)):
+        image, depths = scenes(height, width)
+        with PeakMemory() as memory:
+            ours = seconds(lambda: render_depth(image, depths["64 flat things"], 0.5, 30.0, behind=True))  # noqa: B023
+        each = ours / (height * width)
+        small = small or each
+        print(
+            f"  {height} x {width}: {ours:.1f} s, {each / small:.2f} times as long for each pixel, "
+            f"{memory.peak / 2**20:.0f} MB"
+        )
+    image, depths = scenes(512, 512)
+    for name, depth in depths.items():
+        fast, exact = (render(image, depth, 0.5, 30.0) for render in (render_depth, render_exactly))
+        print(f"  to the exact renderer, {name}: {-10 * math.log10((fast - exact).square().mean().item()):.1f} dB")
 
 
 def stages(options: argparse.Namespace) -> None:

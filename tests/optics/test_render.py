@@ -128,6 +128,34 @@ def test_a_batch_is_its_pictures_one_by_one():
         assert torch.equal(together[i], alone[0])
 
 
+def test_what_a_near_thing_hides_is_filled_in_and_its_outline_does_not_stay():
+    """A blurred fence before a wall in focus: its posts must not be seen as sharp lines where they stood."""
+    size = 192
+    x = torch.arange(size).expand(size, size)
+    # Posts 3 px wide, with half covered pixels on either side.
+    cover = ((2.0 - ((x % 32) - 16).abs()).clamp(0, 1) + 0.5 * ((((x % 32) - 16).abs() == 2).float())).clamp(0, 1)
+    wall = torch.stack([0.3 + 0.4 * x / size, 0.6 - 0.3 * x / size, torch.full((size, size), 0.4)], -1)
+    light = wall.pow(2.2) * (1 - cover[..., None]) + cover[..., None] * 0.02
+    image = light.pow(1 / 2.2)[None]
+    disparity = (cover > 0.5).float()[None]
+    plain, filled = (render_depth(image, disparity, 0.0, 120.0, behind=behind) for behind in (False, True))
+    # Far from the picture's border a fence of this blur is an even veil.
+    veil = cover[:, 16:-16].mean() * 0.02 + (1 - cover[:, 16:-16].mean()) * wall.pow(2.2)
+    inner = slice(48, -48), slice(48, -48)
+    errors = [(picture[0].pow(2.2) - veil).abs()[inner].mean().item() for picture in (plain, filled)]
+    assert errors[1] < errors[0] / 2
+
+
+def test_filling_in_leaves_what_is_sharp_and_not_covered_bit_for_bit():
+    image, disparity = scene("blobs", 128)
+    disparity = disparity.clamp(max=0.5)
+    subject = disparity == disparity.max()
+    rendered = render_depth(image, disparity, disparity.max().item(), 30.0, behind=True)
+    assert torch.equal(rendered[subject], image[subject])
+    constant = torch.full_like(image, 0.5)
+    assert (render_depth(constant, disparity, 0.3, 30.0, behind=True) - constant).abs().max() < 2e-3
+
+
 def test_the_same_picture_is_the_same_at_every_size():
     image, disparity = scene("blobs", 512)
     small = torch.nn.functional.interpolate(image.movedim(-1, 1), scale_factor=0.5, mode="area").movedim(1, -1)

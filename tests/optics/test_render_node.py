@@ -58,7 +58,7 @@ def test_the_focus_is_at_the_point_the_value_or_the_mask(changed, focus):
     image, depth = scene()
     disparity = (depth[..., 0] - 0.2) / 0.6
     (pictures, sweep, text) = run(image, depth, **changed)
-    torch.testing.assert_close(pictures, render_depth(image, disparity, focus, 15.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pictures, render_depth(image, disparity, focus, 15.0, behind=True), atol=1e-4, rtol=0)
     assert sweep.values == (15.0,)
     diameter = 2 * 15 * max(focus, 1 - focus) * 128 / 512
     assert text.startswith(f"- focus {focus:g} (0 = far, 1 = near), sharp from ")
@@ -76,7 +76,7 @@ def test_settings_of_the_lens_reach_the_renderer():
     image, depth = scene()
     lens = {"rotation": 30.0, "cats_eye": 0.7, "highlight": 2.0}
     pictures, _, _ = run(image, depth, blades="6", **lens)
-    expected = render_depth(image, (depth[..., 0] - 0.2) / 0.6, 1.0, 15.0, blades=6, **lens)
+    expected = render_depth(image, (depth[..., 0] - 0.2) / 0.6, 1.0, 15.0, blades=6, **lens, behind=True)
     torch.testing.assert_close(pictures, expected, atol=1e-4, rtol=0)
 
 
@@ -206,7 +206,9 @@ def test_the_focus_of_bokeh_focus_goes_before_the_node_s_own():
     done = BokehRender.execute(image, focus=swept, **SETTINGS)
     images, sweep, defocus, in_focus = done.result
     for row, plane in enumerate((1.6, 0.4)):
-        torch.testing.assert_close(images[row], render_depth(image, disparity, plane, 20.0)[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            images[row], render_depth(image, disparity, plane, 20.0, behind=True)[0], atol=1e-4, rtol=0
+        )
         torch.testing.assert_close(defocus[row], swept.defocus(row))
         assert torch.equal(in_focus[row], swept.in_focus(row))
     assert sweep.labels == ("0.62 m", "2.5 m")

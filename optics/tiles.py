@@ -1,0 +1,284 @@
+"""Defocus of a picture by its depth map: the equations of `exact` by levels of signed radius.
+
+A pixel's light is shared out to the two levels next to its signed radius (`levels`), and each level j is spread as
+one, C_j = k_j * (w_j light). With s the signed radius of a pixel y, r = |s| and n_j = clamp(t_j - s, -1, 1), the sums
+of `exact` over pixels become sums over levels,
+
+    F = sum max(n_j, 0) C_j      S = sum (1 - |n_j|) C_j      H = sum over t_j with |t_j| >= r of max(-n_j, 0) C_j + D
+
+with m and, before the plane of focus, D seen through y's own disc, mixed of those of y's two levels:
+
+    m = k_y * sum max(-n_j, 0) w_j               D = k_y * sum over t_j with |t_j| < r of max(-n_j, 0) w_j light
+
+The two levels of y itself are one surface, n = 0: else the background would leak over a dark subject near focus. Where
+they lie further apart, n of the one fades in as y comes to the other, so that a slope has no seams.
+
+Convolutions are made by FFT, tile by tile, so that time and memory grow with the number of pixels; what no pixel of a
+tile needs is left out, and levels that none of its pixels lie among are added up before they are enlarged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .behind import step_of
+from .discs import Discs, good_size
+from .levels import Levels, enlarged
+
+# What rounding in a Fourier transform may leave where there is no light.
+NOTHING = 1e-5
+# Rows of a picture that are placed at once.
+STRIP = 512
+# Two levels at least this far apart are one surface in the middle between them and two at either of them: the other
+# level turns into what is before or behind with this power of the share. A lower power lets more of the background
+# through a blurred subject's edge, a higher one shows seams on slopes.
+APART = 0.7
+POWER = 8
+
+
+class Scene(NamedTuple):
+    """Maps of a picture: light [3, H, W], or light and weight [4, H, W], signed radius, lower level and the upper one's
+    share [H, W]."""
+
+    light: Tensor
+    signed: Tensor
+    lower: Tensor
+    share: Tensor
+
+    def window(self, top: int, left: int, side: int) -> Scene:
+        """A square of the picture, with no light outside it."""
+        return Scene(*(window_of(maps, top, left, side) for maps in self))
+
+
+class Sums(NamedTuple):
+    """F, S and H [4, h, w], light and weight, m and what of it lies beyond a step [h, w] at the pixels of a tile."""
+
+    front: Tensor
+    level: Tensor
+    behind: Tensor
+    shows: Tensor
+    beyond: Tensor
+
+
+def laid_over(sums: Sums, signed: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Light [3, h, w] of the sums, and where [h, w] a pixel got none but its own.
+
+    ``hidden`` is what lies behind steps, light and whether it is known, [4, h, w]; elsewhere, and without it, the mean
+    of the visible background stands for it.
+    """
+    front, level, behind, shows, beyond = sums
+    covered = front[3]
+    shows = torch.where(behind[3] > NOTHING / 10, shows, 0)
+    back = behind[:3] * (shows / behind[3].clamp(min=NOTHING / 10))
+    if hidden is not None:
+        part = hidden[3] * (beyond / shows.clamp(min=NOTHING)).clamp(0, 1)
+        back = torch.lerp(back, shows * hidden[:3], part)
+    rest = (1 - covered).clamp_(min=0) / (level[3] + shows).clamp_(min=NOTHING / 10)
+    light = front[:3] / covered.clamp(min=1) + (level[:3] + back) * rest
+    alone = (covered < NOTHING) & (shows < NOTHING) & ((level[3] - 1).abs() < NOTHING)
+    return light, alone & (signed.abs() <= 0.5)
+
+
+def tile_sums(
+    scene: Scene,
+    more: Scene | None,
+    levels: Levels,
+    discs: Discs,
+    top: int,
+    left: int,
+    side: int,
+    on_level: Callable[[int, int], None] | None,
+) -> Sums:
+    """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for."""
+    height, width = scene.signed.shape
+    y = scene.window(top, left, side)
+    seen = _Seen(y, levels, min(side, height - top), min(side, width - left))
+    done = 0
+    for octave in sorted(set(levels.octaves)):
+        cell = 2**octave
+        mine = [j for j, own in enumerate(levels.octaves) if own == octave]
+        reach = discs.reach(max(abs(levels.values[j]) for j in mine))
+        # Two cells more: one to interpolate to, one for what averaging into cells moves.
+        margin = cell * (math.ceil(reach / cell) + 2)
+        window = cell * good_size((side + 2 * margin) // cell)
+        sent = _Sent(scene, more, levels, top - margin, left - margin, window)
+        before, past = None, None
+        for j in mine:
+            parts = sent.parts(j, seen)
+            if parts:
+                light = torch.cat(list(parts.values()))
+                # Up to half a pixel a disc is one pixel.
+                if abs(levels.values[j]) > 0.5:
+                    if octave:
+                        light = F.avg_pool2d(light[None], cell)[0]
+                    light = discs.spread(light, levels.values[j], octave, top, left, margin // cell)
+                light = _cropped(light, margin // cell, side // cell)
+                spread = dict(zip(parts, light.split([len(part) for part in parts.values()]), strict=True))
+                own = spread.pop("own", None)
+                if own is not None and seen.is_before_all(j):
+                    before = own if before is None else before + own
+                elif own is not None and seen.is_behind_all(j):
+                    past = own if past is None else past + own
+                elif own is not None:
+                    seen.add(j, enlarged(own, octave))
+                seen.add_own_disc(j, {name: enlarged(part, octave) for name, part in spread.items()})
+            done += 1
+            if on_level is not None:
+                on_level(done, len(levels))
+        if before is not None:
+            seen.sums.front.add_(enlarged(before, octave))
+        if past is not None:
+            seen.sums.behind.add_(enlarged(past, octave))
+    return seen.sums
+
+
+class _Sent:
+    """What the pixels x of a window send to each level."""
+
+    def __init__(self, scene: Scene, more: Scene | None, levels: Levels, top: int, left: int, side: int) -> None:
+        window = scene.window(top, left, side)
+        inside = window_of(torch.ones((), device=window.light.device).expand(scene.signed.shape), top, left, side)
+        self.light = window.light if len(window.light) > 3 else torch.cat([window.light, inside[None]])
+        self.lower, self.share, self.levels = window.lower, window.share, levels
+        self.index: Tensor | None = None
+        self.present = set(self.lower[inside > 0].unique().tolist())
+        self.more = None if more is None else more.window(top, left, side)
+        self.more_present = set() if more is None else set(self.more.lower[self.more.light[3] > 0].unique().tolist())
+
+    def parts(self, j: int, seen: _Seen) -> dict[str, Tensor]:
+        """What has to be spread over the discs of level j: its own light, and if the pixels ``seen`` look past an
+        edge through such discs, weight and light behind them."""
+        parts = {}
+        if j in self.present or j - 1 in self.present:
+            parts["own"] = self.light * _weight(self.lower, self.share, j)
+        if j in self.more_present or j - 1 in self.more_present:
+            light = self.more.light * _weight(self.more.lower, self.more.share, j)
+            parts["own"] = parts["own"] + light if "own" in parts else light
+        if abs(self.levels.values[j]) > 0.5 and j >= 2 and seen.lies_at(j):
+            weight = self._behind(j, math.inf)
+            if weight is not None:
+                beyond = self._behind(j, math.inf, step_of(self.levels.values[j]))
+                both = torch.stack([weight, weight if beyond is None else beyond])
+                if beyond is None:
+                    both[1] = 0
+                parts["shows"] = both * self.light[3]
+                inner = self._behind(j, self.levels.values[j])
+                if inner is not None:
+                    parts["behind"] = self.light * inner
+        return parts
+
+    def _behind(self, j: int, radius: float, step: float = 0.0) -> Tensor | None:
+        """Share of each pixel that lies behind level j, of levels with a smaller radius; None without any. The next
+        level below is left out: `_Seen.add` sees to it."""
+        at = self.levels.values[j]
+        table = [
+            min(1.0, at - t) if i < j - 1 and abs(t) < radius and at - t >= step else 0.0
+            for i, t in enumerate(self.levels.values)
+        ]
+        if not any(table[i] or table[i + 1] for i in self.present):
+            return None
+        if self.index is None:
+            self.index = self.lower.long()
+        entries = torch.tensor(table, device=self.light.device)
+        return torch.lerp(entries[self.index], entries[self.index + 1], self.share)
+
+
+class _Seen:
+    """What the pixels y of a tile get."""
+
+    def __init__(self, y: Scene, levels: Levels, height: int, width: int) -> None:
+        """``height`` and ``width``: how much of the tile lies in the picture."""
+        self.signed, self.lower, self.share, self.levels = y.signed, y.lower, y.share, levels
+        self.radius = y.signed.abs()
+        inside = y.signed[:height, :width]
+        self.lowest, self.highest = inside.min().item(), inside.max().item()
+        self.largest = max(abs(self.lowest), abs(self.highest))
+        self.present = set(y.lower[:height, :width].unique().tolist())
+        self.sums = Sums(*torch.zeros_like(y.signed).repeat(3, 4, 1, 1), *torch.zeros_like(y.signed).repeat(2, 1, 1))
+
+    def lies_at(self, j: int) -> bool:
+        """Whether level j is one of a pixel's two."""
+        return j in self.present or j - 1 in self.present
+
+    def is_before_all(self, j: int) -> bool:
+        return self.levels.values[j] >= self.highest + 1 and not self._concerns(j)
+
+    def is_behind_all(self, j: int) -> bool:
+        at = self.levels.values[j]
+        return at <= self.lowest - 1 and abs(at) >= self.largest and not self._concerns(j)
+
+    def _concerns(self, j: int) -> bool:
+        return self.lies_at(j) or j + 1 in self.present
+
+    def add(self, j: int, light: Tensor) -> None:
+        """Light and weight [4, h, w] that level j sends here."""
+        values = self.levels.values
+        front, level, behind = self.sums[:3]
+        nearer = (values[j] - self.signed).clamp_(-1, 1)
+        if self.lies_at(j):
+            is_lower, is_upper = self.lower == j, self.lower == j - 1
+            to_upper = self.share.pow(POWER) if self._apart(j) else 0.0
+            to_lower = (1 - self.share).pow(POWER) if self._apart(j - 1) else 0.0
+            nearer = torch.where(is_lower, nearer * to_upper, torch.where(is_upper, nearer * to_lower, nearer))
+            if j in self.present and self._apart(j):
+                self._show(j, j + 1, torch.where(is_lower, self.share.pow(POWER + 1), 0), light)
+        if j + 1 in self.present:
+            self._show(j, j + 1, torch.where(self.lower == j + 1, 1 - self.share, 0), light)
+        front.addcmul_(nearer.clamp(min=0), light)
+        level.addcmul_(1 - nearer.abs(), light)
+        behind.addcmul_(torch.where(self.radius <= abs(values[j]), (-nearer).clamp_(min=0), 0), light)
+
+    def add_own_disc(self, j: int, spread: dict[str, Tensor]) -> None:
+        """What lies behind, seen through discs of level j."""
+        if spread:
+            weight = _weight(self.lower, self.share, j)
+            self.sums.shows.addcmul_(weight, spread["shows"][0])
+            self.sums.beyond.addcmul_(weight, spread["shows"][1])
+            if "behind" in spread:
+                self.sums.behind.addcmul_(weight, spread["behind"])
+
+    def _show(self, j: int, upper: int, weight: Tensor, light: Tensor) -> None:
+        """Level j as what lies behind pixels at the level next above it: its own disc stands for theirs."""
+        values = self.levels.values
+        if abs(values[upper]) > 0.5:
+            weight = weight * min(1.0, values[upper] - values[j])
+            self.sums.shows.addcmul_(weight, light[3])
+            if abs(values[j]) < values[upper]:
+                self.sums.behind.addcmul_(weight, light)
+
+    def _apart(self, j: int) -> bool:
+        return 0 <= j < len(self.levels) - 1 and self.levels.values[j + 1] - self.levels.values[j] >= APART
+
+
+def _weight(lower: Tensor, share: Tensor, j: int) -> Tensor:
+    """Share of pixels that belongs to level j."""
+    return torch.where(lower == j, 1 - share, torch.where(lower == j - 1, share, 0))
+
+
+def _cropped(light: Tensor, margin: int, side: int) -> Tensor:
+    """The cells of a tile with one more on each side."""
+    inner = slice(margin - 1, margin + side + 1)
+    return light[..., inner, inner]
+
+
+def placed(signed: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+    """`Levels.place` by strips: its steps need several times the memory of the maps."""
+    strips = [levels.place(strip) for strip in signed.split(STRIP)]
+    lower, share = (torch.cat(parts) for parts in zip(*strips, strict=True))
+    return lower, share
+
+
+def window_of(maps: Tensor, top: int, left: int, side: int) -> Tensor:
+    """A square of [..., H, W], 0 outside of it."""
+    height, width = maps.shape[-2:]
+    first = max(0, top), max(0, left)
+    last = min(height, top + side), min(width, left + side)
+    inside = maps[..., first[0] : last[0], first[1] : last[1]]
+    pad = (first[1] - left, left + side - last[1], first[0] - top, top + side - last[0])
+    return F.pad(inside, pad) if any(pad) else inside
