@@ -15,6 +15,7 @@ from ..optics.depth import AS_IS, EACH, SHARED, disparity_of, focus_at, focus_in
 from ..optics.discs import drawn_aperture
 from ..optics.focus import Focus, in_words
 from ..optics.render import BYTES_PER_PIXEL, render_defocus
+from ..optics.repair import with_hard_edges
 from ..sweep.values import Scale, Sweep, parse_values
 from .device import device_for
 from .schema import FOCUS, SWEEP, schema, validation
@@ -64,6 +65,12 @@ class BokehRender(io.ComfyNode):
                     options=[SHARED, EACH, AS_IS],
                     tooltip="What the farthest and the nearest thing of a grey map are: those of the whole batch, so "
                     "that a clip does not pump; those of each picture; or black and white themselves.",
+                ),
+                io.Boolean.Input(
+                    "repair",
+                    default=True,
+                    tooltip="Make the soft edges of the depth map hard: between two things there is no third one. Off: "
+                    "the map as it came.",
                 ),
                 io.String.Input(
                     "blurs",
@@ -144,6 +151,7 @@ class BokehRender(io.ComfyNode):
         image,
         depth_is: str,
         depth_range: str,
+        repair: bool,
         blurs: str,
         focus_by: str,
         focus_x: float,
@@ -164,6 +172,8 @@ class BokehRender(io.ComfyNode):
         if focus is None:
             values = _parse(blurs) if lens_blur is None else (lens_blur,)
             disparity, metric, notes = _disparity(depth, depth_is, depth_range, image)
+            if repair:
+                disparity = with_hard_edges(disparity)
             if lens_blur is not None and not metric:
                 notes.append(
                     "The blur of a lens counts for each 1/m, and this depth map has no unit: it was used as is."

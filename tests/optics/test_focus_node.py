@@ -163,7 +163,13 @@ def test_bokeh_render_shows_what_is_chosen_sharp_and_a_pull_as_a_sweep():
     focus = BokehFocus.execute(
         image, **SETTINGS | {"depth": depth, "pull": "even"} | {"pull_x": 0.5, "pull_y": 0.0, "pull_steps": 3}
     ).result[0]
-    render = {"depth_is": "metres", "depth_range": "shared by the batch", "blurs": "0", "focus_by": "point"}
+    render = {
+        "depth_is": "metres",
+        "repair": True,
+        "depth_range": "shared by the batch",
+        "blurs": "0",
+        "focus_by": "point",
+    }
     render |= {"focus_x": 0.0, "focus_y": 0.0, "focus_value": 0.0, "blades": "round", "rotation": 0.0}
     images, sweep, *_ = BokehRender.execute(image, **render, cats_eye=0.0, highlight=0.0, focus=focus).result
     assert (sweep.name, sweep.captions) == ("focus", ("near", "0.5", "far"))

@@ -21,7 +21,7 @@ from bokeh.optics.render import render_defocus, render_depth
 
 FOCUS = {"focus_by": "point", "focus_x": 0.5, "focus_y": 0.5, "focus_value": 0.5}
 LENS = {"blades": "round", "rotation": 0.0, "cats_eye": 0.0, "highlight": 0.0}
-DEPTH = {"depth_is": "near is bright", "depth_range": "shared by the batch"}
+DEPTH = {"depth_is": "near is bright", "depth_range": "shared by the batch", "repair": True}
 SETTINGS = {"blurs": "15", **DEPTH, **FOCUS, **LENS}
 
 
@@ -265,3 +265,11 @@ def test_the_host_is_asked_for_memory_and_a_device_that_is_full_or_lacks_transfo
 
     monkeypatch.setattr(torch.fft, "rfft2", lacks)
     assert device_for(100) == torch.device("cpu")
+
+
+def test_soft_edges_of_the_depth_are_repaired_unless_switched_off():
+    image, depth = scene()
+    soft = depth.clone()
+    soft[:, 44:84, 51] = 0.4
+    (repaired, _, _), (plain, _, _), (sharp, _, _) = run(image, soft), run(image, soft, repair=False), run(image, depth)
+    assert (repaired - sharp).abs().mean() < 0.5 * (plain - sharp).abs().mean()

@@ -1,0 +1,37 @@
+"""Depth maps as people have them: soft edges, where there is no third surface between two."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# How far in px a pixel of a soft edge may be from the two surfaces.
+REACH = 2
+# Smallest step of an edge, as a part of the map's range, and from where between its two sides a pixel counts as near.
+STEP, NEAR = 0.04, 0.4
+# A pixel with this many equal ones of its eight neighbours lies on a surface; along a straight edge two are equal.
+SURFACE = 4
+
+
+def with_hard_edges(disparity: Tensor) -> Tensor:
+    """Disparities [B, H, W] with the pixels between two surfaces put on the nearer of the two in value, rather the near
+    one: a ramp that crosses the plane of focus would draw a sharp contour. Slopes and hard edges stay."""
+    return torch.stack([_repaired(maps) for maps in disparity])
+
+
+def _repaired(disparity: Tensor) -> Tensor:
+    maps = disparity[None, None]
+    side = 2 * REACH + 1
+    high = F.max_pool2d(maps, side, 1, REACH)[0, 0]
+    low = -F.max_pool2d(-maps, side, 1, REACH)[0, 0]
+    step = high - low
+    height, width = disparity.shape
+    around = F.pad(maps, (1, 1, 1, 1), mode="replicate")[0, 0]
+    equal = torch.zeros_like(disparity)
+    for down in range(3):
+        for right in range(3):
+            equal += (around[down : down + height, right : right + width] - disparity).abs() < 0.1 * step
+    # The pixel itself is among them.
+    between = (step > STEP * (disparity.max() - disparity.min())) & (equal < SURFACE + 1)
+    return torch.where(between, torch.where(disparity > low + NEAR * step, high, low), disparity)
