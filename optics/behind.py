@@ -75,8 +75,13 @@ def layers_behind(values: Tensor, outlines: Outlines) -> Iterator[Layer]:
             continue
         at_edge = F.max_pool2d(near.to(light)[None, None], 3, 1, 1)[0, 0] > 0
         radius = max(abs(low), abs(high))
-        filled, known = fill(values[None], (farther & ~at_edge).to(light)[None, None], REACH * radius)
-        filled, known = filled[0], known[0, 0] > 0
+        weight = (farther & ~at_edge).to(light)[None, None]
+        filled = torch.empty_like(values)
+        # One map at a time: its steps need several times the memory of a map.
+        for channel, maps in enumerate(values):
+            part, known = fill(maps[None, None], weight, REACH * radius)
+            filled[channel] = part[0, 0]
+        known = known[0, 0] > 0
         outline = farther & at_edge & known
         if min(abs(low), abs(high)) >= OUTLINE:
             _take_out(outlines, outline, values, filled, near)
@@ -85,8 +90,10 @@ def layers_behind(values: Tensor, outlines: Outlines) -> Iterator[Layer]:
         if before.any():
             replaced = known & (near & (filled[3] < signed - step) | outline)
             weight = torch.where(replaced, FILLED, 1.0)
-            layer = torch.cat([torch.where(replaced, filled[:3], light) * weight, weight[None]])
-            yield Layer(before, layer, torch.where(replaced & near, filled[3], signed))
+            behind = torch.where(replaced & near, filled[3], signed)
+            layer = torch.cat([torch.where(replaced, filled[:3], light).mul_(weight), weight[None]])
+            del filled, part, known, weight, replaced, outline
+            yield Layer(before, layer, behind)
 
 
 def _take_out(outlines: Outlines, outline: Tensor, values: Tensor, farther: Tensor, near: Tensor) -> None:
