@@ -20,10 +20,9 @@ from .light import fill
 
 # By how much of a disc's radius, but at least by how many px, the radius beyond an edge has to differ.
 STEP_SHARE, STEP = 0.2, 1.5
-# Radius in px from which a thing's outline is taken out of what lies behind it.
-OUTLINE = 2.0
-# The ranges of radii: from 1 px on each twice as wide as the last one.
-SMALLEST = 1.0
+# Radius in px of the first range of radii; each other is twice as wide as the last. Smaller discs see only the pixels
+# beside them, and these know more than anything that is filled in.
+SMALLEST = 4.0
 # Weight of what was filled in beside what is seen: that counts wherever a disc reaches it, as on the other side of the
 # edge.
 FILLED = 0.02
@@ -83,8 +82,7 @@ def layers_behind(values: Tensor, outlines: Outlines) -> Iterator[Layer]:
             filled[channel] = part[0, 0]
         known = known[0, 0] > 0
         outline = farther & at_edge & known
-        if min(abs(low), abs(high)) >= OUTLINE:
-            _take_out(outlines, outline, values, filled, near)
+        _take_out(outlines, outline, values, filled, near)
         # Where the fill is hardly farther it is the same surface, a slope.
         before = here & _near(farther, radius) & known & (filled[3] < signed - step)
         if before.any():
@@ -127,8 +125,8 @@ def _near(mask: Tensor, radius: float) -> Tensor:
 
 
 def _ranges(largest: float) -> list[tuple[float, float]]:
-    """Ranges of signed radii up to ``largest`` on either side, the farthest first."""
-    edges = [0.0, SMALLEST]
+    """Ranges of signed radii from ``SMALLEST`` to ``largest`` on either side, the farthest first."""
+    edges = [SMALLEST]
     while edges[-1] <= largest:
         edges.append(edges[-1] * 2)
     ranges = list(pairwise(edges))
