@@ -11,12 +11,9 @@ import resource
 import signal
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
-import nodes
 import numpy as np
 import pytest
 import torch
@@ -24,30 +21,12 @@ from comfy.cli_args import args
 from comfy_api.latest import io, ui
 from PIL import Image
 from read_only import read_only
+from saving import EXTRA, PROMPT, clone, description, film, listing, pictures, save, scenes
 
 from bokeh.sweep.export import ExportError, save_sweep
 from bokeh.sweep.measures import correlation, laplacian_variance, negative_logarithm
 from bokeh.sweep.sheet import contact_sheet
 from bokeh.sweep.values import Sweep
-
-NODE = "9"
-PROMPT = {
-    "3": {"class_type": "KSampler", "inputs": {"seed": 2**60 + 1, "steps": 20, "model": ["4", 0]}},
-    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
-    NODE: {"class_type": "BokehSweepSave", "inputs": {"images": ["8", 0], "filename_prefix": "bokeh/sweep"}},
-}
-EXTRA = {"workflow": {"nodes": [{"id": 9, "title": "Schärfe"}]}, "author": "x"}
-
-
-@pytest.fixture
-def output(tmp_path) -> Path:
-    """The host's output folder, empty."""
-    before = folder_paths.get_output_directory()
-    folder = tmp_path / "output"
-    folder.mkdir()
-    folder_paths.set_output_directory(str(folder))
-    yield folder
-    folder_paths.set_output_directory(before)
 
 
 @pytest.fixture(autouse=True)
@@ -64,61 +43,6 @@ def progress():
     comfy.utils.set_progress_bar_global_hook(lambda done, total, preview, node_id=None: reports.append((done, total)))
     yield reports
     comfy.utils.set_progress_bar_global_hook(before)
-
-
-def pictures(count: int, height: int = 40, width: int = 56, channels: int = 3) -> torch.Tensor:
-    """Pictures that differ in every pixel, each flatter than the one before, all on 8-bit values."""
-    noise = torch.rand(height, width, channels, generator=torch.Generator().manual_seed(0)) - 0.5
-    levels = torch.stack([0.5 + noise / (1 + i) for i in range(count)])
-    return (levels * 255).round() / 255
-
-
-def scenes(count: int, size: int = 96) -> torch.Tensor:
-    """Smooth pictures, each darker than the one before, that a lossy format keeps well."""
-    ramp = torch.linspace(0, 0.5, size)
-    scene = torch.stack(
-        [ramp[:, None].expand(size, size), ramp.expand(size, size), ramp.flip(0).expand(size, size)], -1
-    )
-    return torch.stack([scene + 0.5 - 0.4 * i / max(1, count - 1) for i in range(count)])
-
-
-def clone(prompt, extra):
-    """The node for one run, as the host makes it."""
-    hidden = {io.Hidden.prompt: prompt, io.Hidden.extra_pnginfo: extra, io.Hidden.unique_id: NODE}
-    # Older hosts hand over the values themselves, newer ones a dict that holds them.
-    return nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].PREPARE_CLASS_CLONE({**hidden, "hidden_inputs": hidden})
-
-
-def save(images, sweep, *, prompt=PROMPT, extra=EXTRA, filename_prefix="bokeh/sweep", animation=True, fps=6.0) -> dict:
-    """Run the node as the host does; returns what it shows."""
-    result = clone(prompt, extra).EXECUTE_NORMALIZED(
-        images=images, sweep=sweep, filename_prefix=filename_prefix, animation=animation, frames_per_second=fps
-    )
-    assert result.result is None
-    return result.ui
-
-
-def listing(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-def description(folder: Path) -> dict:
-    def refuse(constant: str):
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads((folder / "sweep.json").read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-def film(path: Path) -> tuple[list[np.ndarray], list[int]]:
-    """Frames and their durations in ms."""
-    frames, durations = [], []
-    with Image.open(path) as animation:
-        assert animation.info["loop"] == 0 or not animation.is_animated, "it repeats for ever"
-        for i in range(animation.n_frames):
-            animation.seek(i)
-            frames.append(np.asarray(animation.convert("RGB"), dtype=np.float32) / 255)
-            durations.append(animation.info.get("duration"))
-    return frames, durations
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -370,76 +294,6 @@ def test_a_file_in_the_place_of_the_folder(output, prefix):
     assert listing(output) == ["bokeh"]
 
 
-@pytest.mark.parametrize("prefix", ["../sweep", "/sweep", "bokeh/../../sweep", "..", "bokeh/../../output2/sweep"])
-def test_a_prefix_that_leads_outside(output, prefix):
-    expected = f'The filename prefix "{prefix}" leads outside the output folder. Write a name inside it, '
-    expected += 'such as "bokeh/sweep".'
-    with pytest.raises(ExportError) as error:
-        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
-    assert str(error.value) == expected
-    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) == expected
-    assert os.listdir(output) == []
-    assert os.listdir(output.parent) == ["output"]
-
-
-@pytest.mark.parametrize("prefix", ["", "  ", ".", "bokeh/.."])
-def test_a_prefix_that_names_nothing(output, prefix):
-    expected = (
-        f'The filename prefix "{prefix}" names no folder. Write a name such as "bokeh/sweep"; every save makes '
-        "a new folder of that name with a number."
-    )
-    with pytest.raises(ExportError) as error:
-        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
-    assert str(error.value) == expected
-    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) == expected
-    assert os.listdir(output) == []
-
-
-@pytest.mark.parametrize(
-    ("prefix", "what"), [("a\0b", "holds characters"), ("x" * 300, "is too long"), ("\ud800", "holds")]
-)
-def test_a_prefix_that_is_no_name(output, prefix, what):
-    sentence = nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix)
-    assert what in sentence
-    assert sentence.endswith('Write a name such as "bokeh/sweep".')
-    with pytest.raises(ExportError) as error:
-        save(pictures(1), Sweep((0.0,)), filename_prefix=prefix)
-    assert str(error.value) == sentence
-
-
-WORKFLOW = {"nodes": [{"id": 3, "type": "KSampler", "title": "Mine", "properties": {"Node name for S&R": "Sampler"}}]}
-TODAY = time.strftime("%Y-%m-%d")
-
-
-@pytest.mark.parametrize(
-    ("prefix", "folder"),
-    [
-        ("%date:yyyy-MM-dd%/%KSampler.steps%", f"{TODAY}/20"),
-        ("%date:yy.M.d hh%", f"{TODAY[2:4]}.{int(TODAY[5:7])}.{int(TODAY[8:])} {time.strftime('%H')}"),
-        ("a/%Sampler.seed%_%Mine.steps%", f"a/{2**60 + 1}_20"),
-        ("%BokehSweepSave.filename_prefix%", "bokeh_sweep"),
-        ("%KSampler.model%-%nobody.x%-%KSampler.nothing%", "%KSampler.model%-%nobody.x%-%KSampler.nothing%"),
-        ("%Trap.up%/%Trap.out%", "_/.._.._x"),
-        ("%width%x%Trap.yes%", "56xtrue"),
-        ("%date:yyyy/MM:dd%", f"{TODAY[:4]}/{TODAY[5:7]}_{TODAY[8:]}"),
-        ("100%/x_5.0%", "100%/x_5.0%"),
-        ("%Trap.long%", "y" * 60),
-    ],
-)
-def test_prefix_takes_what_the_page_fills_for_the_hosts_own_nodes(output, prefix, folder):
-    """Here without the page: it fills them for the host's nodes only, and a program that queues a graph for none."""
-    trap = {"class_type": "Trap", "inputs": {"up": "..", "out": "../../x", "yes": True, "long": "y" * 5000}}
-    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) is True
-    save(
-        *(pictures(1), Sweep((0.0,))),
-        prompt={**PROMPT, "5": trap},
-        extra={"workflow": WORKFLOW},
-        filename_prefix=prefix,
-        animation=False,
-    )
-    assert (output / f"{folder}_00001_" / "sweep.json").is_file()
-
-
 def nested(levels: int) -> list:
     value: list = []
     for _ in range(levels):
@@ -497,11 +351,6 @@ def test_a_speed_that_no_animation_has(output, fps):
     said = r"(The animation is to show|frames_per_second is) .+, expected .*0\.1 to 60\."
     with pytest.raises(ValueError, match=said):
         save(pictures(2), Sweep((0.0, 1.0)), fps=fps)
-
-
-@pytest.mark.parametrize("prefix", ["bokeh/sweep", None])
-def test_a_good_or_linked_prefix_is_accepted(output, prefix):
-    assert nodes.NODE_CLASS_MAPPINGS["BokehSweepSave"].validate_inputs(filename_prefix=prefix) is True
 
 
 def test_pictures_and_sweep_of_different_length(output):
