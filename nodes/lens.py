@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..files import BadName, inside, real_inside, state
+from ..files import state
 from ..optics.exif import Exif, read_exif
 from ..optics.lens import (
     SENSORS,
@@ -23,6 +22,7 @@ from ..optics.lens import (
     sensor_width_of,
 )
 from ..sweep.values import BLUR_MAX, Sweep
+from .photos import check_photo, photo_path
 from .schema import SWEEP, blur_slider, fingerprint, schema, validation
 
 _NO_PHOTO = "no photo"
@@ -131,12 +131,12 @@ class BokehLens(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, photo: str | None) -> bool | str:
         # By the name alone: older hosts do not compare it with the list, and the disk is for the run.
-        return validation(lambda photo: photo == _NO_PHOTO or _inside(inside, photo), photo)
+        return validation(lambda photo: photo == _NO_PHOTO or check_photo(photo), photo)
 
     @classmethod
     def fingerprint_inputs(cls, photo: str, **_):
         # A photo replaced by another of the same name is read again.
-        return fingerprint(lambda photo: (photo, photo != _NO_PHOTO and state(_path(photo))), photo)
+        return fingerprint(lambda photo: (photo, photo != _NO_PHOTO and state(photo_path(photo))), photo)
 
     @classmethod
     def execute(
@@ -158,7 +158,7 @@ class BokehLens(io.ComfyNode):
             raise ValueError(
                 f"This is a sweep of {sweep.name}, and f-numbers belong to blurs. Connect the sweep of Bokeh Sweep."
             )
-        exif = None if photo == _NO_PHOTO else read_exif(_path(photo), photo)
+        exif = None if photo == _NO_PHOTO else read_exif(photo_path(photo), photo)
         notes = () if exif is None else exif.notes
         typed = {"focal_length": focal_length, "focus_distance": focus_distance}
         if mode == _TO_BLUR:
@@ -186,18 +186,6 @@ def _photos() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
     files = [file.name for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
     return sorted(folder_paths.filter_files_content_types(files, ["image"]))
-
-
-def _path(photo: str) -> Path:
-    """Where a photo of the input folder lies; not one that only a link in there leads to."""
-    return _inside(real_inside, photo)
-
-
-def _inside(find: Callable[[str, str], Path], photo: str) -> Path:
-    try:
-        return find(folder_paths.get_input_directory(), photo.removesuffix(" [input]"))
-    except BadName as error:
-        raise ValueError(f'There is no photo "{error.name}" in the input folder. Choose one of the list.') from None
 
 
 def _number(id: str, step: float, tooltip: str) -> io.Float.Input:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..files import state
 from ..optics.focus import metres
 from ..optics.lens import blur_of, f_number_labels, sensor_width_from_35mm
 from ..optics.phone import ENDINGS, Portrait, read_portrait
-from .schema import schema
+from .photos import check_photo, photo_path
+from .schema import fingerprint, schema, validation
 
 
 class BokehPortrait(io.ComfyNode):
@@ -47,21 +50,21 @@ class BokehPortrait(io.ComfyNode):
                 io.Float.Output(display_name="f_number", tooltip="Of the phone's lens; 0 if not told."),
                 io.String.Output(display_name="text", tooltip="Depth, lens, and the blur already in the picture."),
             ],
-            is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, photo: str | None) -> bool | str:
+        # By the name alone, as it may be a stranger's; the disk is for the run.
+        return validation(check_photo, photo)
 
     @classmethod
     def fingerprint_inputs(cls, photo: str | None, **_):
         # A photo replaced by another of the same name is read again.
-        try:
-            status = _path(photo).stat() if photo else None
-        except OSError:
-            status = None
-        return photo if status is None else (photo, status.st_mtime_ns, status.st_size)
+        return fingerprint(lambda photo: (photo, state(photo_path(photo))), photo)
 
     @classmethod
     def execute(cls, photo: str) -> io.NodeOutput:
-        portrait = read_portrait(_path(photo))
+        portrait = read_portrait(photo_path(photo))
         picture = torch.from_numpy(np.asarray(portrait.image).astype(np.float32) / 255)[None]
         stored = torch.from_numpy(np.ascontiguousarray(portrait.disparity))[None, ..., None]
         depth = 1 / stored.clamp(min=1 / metres(0.0)) if portrait.metric else stored
@@ -74,10 +77,6 @@ def _photos() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
     files = folder.iterdir() if folder.is_dir() else ()
     return sorted(file.name for file in files if file.suffix.lower() in ENDINGS and file.is_file())
-
-
-def _path(photo: str) -> Path:
-    return Path(folder_paths.get_annotated_filepath(photo))
 
 
 def _in_words(portrait: Portrait) -> list[str]:
@@ -93,7 +92,9 @@ def _in_words(portrait: Portrait) -> list[str]:
     if exif.focal_length and exif.f_number:
         lines.append(f"taken with {exif.focal_length:g} mm at {f_number_labels([exif.f_number])[0]}")
     if exif.focal_length and exif.f_number and exif.focal_length_35mm and portrait.metric:
-        lines.append(_blur_in_words(portrait))
+        # Numbers that no lens can have say nothing about the blur, and spoil no picture.
+        with suppress(ValueError):
+            lines.append(_blur_in_words(portrait))
     return lines
 
 

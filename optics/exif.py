@@ -19,11 +19,11 @@ _FIELDS = {
     "focus_distance": (ExifTags.Base.SubjectDistance, "focus distance", " m", 100_000),
 }
 # What carries EXIF. Pillow starts other programs for some of the rest.
-_FORMATS = ("JPEG", "TIFF", "PNG", "WEBP")
+FORMATS = ("JPEG", "TIFF", "PNG", "WEBP")
 # EXIF writes infinity and, for some cameras, "unknown" as the largest whole number.
 _UNKNOWN = 0xFFFFFFFF
 # What Pillow raises for damaged files and for ones of more pixels than it takes.
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, struct.error),
     Image.DecompressionBombError,
 )
@@ -69,13 +69,13 @@ def read_exif(photo: Image.Image | str | Path, called: str | None = None) -> Exi
         return _read(photo)
     called = called or str(photo)
     try:
-        with open_regular(photo) as file, Image.open(file, formats=_FORMATS) as image:
+        with open_regular(photo) as file, Image.open(file, formats=FORMATS) as image:
             return _read(image)
     except FileNotFoundError:
         raise ValueError(f"There is no photo {called}. Choose a file that exists.") from None
     except UnidentifiedImageError:
         raise ValueError(f"{called} is not a picture. Use a JPEG, TIFF, PNG or WebP file.") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{called} cannot be read ({reason}). Use a JPEG, TIFF, PNG or WebP file.") from None
 
@@ -86,7 +86,7 @@ def _read(image: Image.Image) -> Exif:
         exif = image.getexif()
         # TIFF files may carry the camera's values beside the picture's own instead of in a folder of their own.
         tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         note = f"The photo's EXIF is damaged ({error}), so it counts as missing."
         return Exif(width=width, height=height, notes=(note,))
     if tags.get(ExifTags.Base.Orientation) in _TURNED:

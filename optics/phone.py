@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .exif import Exif, read_exif
+from ..files import open_regular
+from .exif import FORMATS, UNREADABLE, Exif, read_exif
 
 HEIF_ENDINGS = (".heic", ".heif", ".hif")
 ENDINGS = (*HEIF_ENDINGS, ".jpg", ".jpeg", ".mpo")
 # Angles clockwise of the pictures that carry an orientation of EXIF; none is mirrored by a camera.
 _TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+# Bytes. The largest phones write a tenth.
+_LARGEST = 200_000_000
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
 
 
@@ -51,30 +54,49 @@ def read_portrait(path: Path) -> Portrait:
         ValueError: when the file is not there, cannot be read, needs pillow-heif, or carries no depth.
     """
     try:
-        return _read_heif(path) if path.suffix.lower() in HEIF_ENDINGS else _read_jpeg(path)
+        with open_regular(path) as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise OSError(f"it has more than {_LARGEST:,} bytes")
+        if path.suffix.lower() in HEIF_ENDINGS:
+            portrait = _read_heif(path.name, _opened_heif(path.name, data))
+        else:
+            portrait = _read_jpeg(path.name, data)
+        if not (portrait.disparity.size and np.isfinite(portrait.disparity).all()):
+            raise OSError("its depth holds values that are no numbers")
+        return portrait
+    except _NoPortrait:
+        raise
     except FileNotFoundError:
         raise ValueError(f"There is no photo {path.name}. Choose a file that exists.") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path.name} is not a photo. Use a HEIC or a JPEG of a phone.") from None
-    except (OSError, EOFError, SyntaxError, RuntimeError) as error:
-        raise ValueError(f"{path.name} cannot be read ({error}). Copy it from the phone again.") from None
+    except (*UNREADABLE, EOFError, RuntimeError, ArithmeticError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path.name} cannot be read ({reason}). Copy it from the phone again.") from None
 
 
-def _read_heif(path: Path) -> Portrait:
+class _NoPortrait(ValueError):
+    """A sentence about a file that can be read."""
+
+
+def _opened_heif(name: str, data: bytes):
     try:
         # Its own functions: registered with Pillow, it would change how every other node opens files.
         import pillow_heif
     except ImportError:
-        raise ValueError(
-            f"{path.name} is a HEIC, which needs the package pillow-heif. Install it into ComfyUI's Python "
+        raise _NoPortrait(
+            f"{name} is a HEIC, which needs the package pillow-heif. Install it into ComfyUI's Python "
             "(pip install pillow-heif) and start ComfyUI again, or export the photo as a JPEG with its depth."
         ) from None
-    with path.open("rb") as file:
-        photo = pillow_heif.open_heif(file)[0]
-        image = photo.to_pillow()
-        found = photo.info.get("depth_images") or [_missing(path)]
-        stored = found[0].to_pillow()
-        about = found[0].info.get("metadata") or {}
+    return pillow_heif.open_heif(io.BytesIO(data))[0]
+
+
+def _read_heif(name: str, photo) -> Portrait:
+    image = photo.to_pillow()
+    found = photo.info.get("depth_images") or [_missing(name)]
+    stored = found[0].to_pillow()
+    about = found[0].info.get("metadata") or {}
     values = _values(stored)
     kind = about.get("representation_type")
     # 0 and 2 are even in 1/z and in z between the nearest and the farthest z; 1 and 3 tell the disparities.
@@ -92,22 +114,21 @@ def _read_heif(path: Path) -> Portrait:
     return Portrait(image=image.convert("RGB"), disparity=disparity, metric=metric, exif=read_exif(image))
 
 
-def _read_jpeg(path: Path) -> Portrait:
-    data = path.read_bytes()
-    with Image.open(io.BytesIO(data)) as photo:
+def _read_jpeg(name: str, data: bytes) -> Portrait:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as photo:
         xmp = photo.info.get("xmp", b"").decode("utf-8", "replace") + _extended_xmp(data)
         exif = read_exif(photo)
         turn = _TURNS.get(photo.getexif().get(0x0112))
         image = ImageOps.exif_transpose(photo).convert("RGB")
-        disparity, metric = _google(xmp) or _android(xmp, data) or _apple(photo) or _missing(path)
+        disparity, metric = _google(xmp) or _android(xmp, data) or _apple(photo) or _missing(name)
     if turn is not None:
         disparity = np.asarray(Image.fromarray(disparity).transpose(turn))
     return Portrait(image=image, disparity=disparity, metric=metric, exif=exif)
 
 
-def _missing(path: Path):
-    raise ValueError(
-        f"{path.name} carries no depth. Take it in the phone's portrait mode, and copy the original: messengers and "
+def _missing(name: str):
+    raise _NoPortrait(
+        f"{name} carries no depth. Take it in the phone's portrait mode, and copy the original: messengers and "
         "most exports leave the depth out. Or use Load Image and a depth node."
     )
 
@@ -116,19 +137,19 @@ def _google(xmp: str) -> tuple[np.ndarray, bool] | None:
     data = _field(xmp, "GDepth:Data") or _field(xmp, "GDepth:Image")
     if data is None:
         return None
-    return _in_range(Image.open(io.BytesIO(base64.b64decode(data))), xmp, "GDepth")
+    return _in_range(Image.open(io.BytesIO(base64.b64decode(data)), formats=FORMATS), xmp, "GDepth")
 
 
 def _android(xmp: str, data: bytes) -> tuple[np.ndarray, bool] | None:
     """The items of a container lie one behind the other at the end of the file, in the order of the list."""
     items = [
         (_field(item, "Item:Semantic"), int(_field(item, "Item:Length") or 0))
-        for item in re.findall(r"<Container:Item\b.*?>", xmp, re.DOTALL)
+        for item in re.findall(r"<Container:Item\b[^<>]*>", xmp)
     ]
     end = len(data)
     for meaning, length in reversed(items):
         if meaning in ("Depth", "DepthMap"):
-            return _in_range(Image.open(io.BytesIO(data[end - length : end])), xmp, "DepthMap")
+            return _in_range(Image.open(io.BytesIO(data[end - length : end]), formats=FORMATS), xmp, "DepthMap")
         end -= length
     return None
 
@@ -177,7 +198,8 @@ def _mix(first: float, last: float, values: np.ndarray) -> np.ndarray:
 
 def _field(xmp: str, name: str) -> str | None:
     """A value of XMP, written as an attribute or as an element, in whatever namespace where ``name`` has none."""
-    found = re.search(rf'{name}\s*=\s*["\']([^"\']*)["\']|{name}>([^<]*)<', xmp)
+    # No pattern goes on over the start of the next match, or a file could keep it busy for hours.
+    found = re.search(rf'{name}\s*=\s*["\']([^"\']*)["\']|{name}>([^<>]*)<', xmp)
     return None if found is None else (found[1] if found[1] is not None else found[2]).strip()
 
 

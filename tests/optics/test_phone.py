@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -175,3 +177,58 @@ def test_the_node_gives_metres_the_lens_and_what_is_blurred_already():
     )
     assert BokehPortrait.fingerprint_inputs(None) is None
     assert torch.isfinite(depth).all()
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname", "a\0b.jpg", "\ud800.jpg", "x" * 300, "", "out.jpg"])
+def test_only_files_of_the_input_folder_are_portraits(tmp_path, name):
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(jpeg(PHOTO))
+    link = Path(folder_paths.get_input_directory(), "out.jpg")
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    assert isinstance(BokehPortrait.fingerprint_inputs(name), str)
+    with pytest.raises(ValueError, match="There is no photo"):
+        BokehPortrait.execute(name)
+    if name != "out.jpg":
+        assert "There is no photo" in BokehPortrait.validate_inputs(name)
+
+
+def test_a_portrait_stops_no_queue_that_does_not_use_it():
+    assert not BokehPortrait.GET_SCHEMA().is_output_node
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+BOMB = png(np.zeros((1, 1), np.uint8)).replace(b"\0\0\0\x01\0\0\0\x01", b"\x7f\0\0\0\x7f\0\0\0", 1)
+
+
+@pytest.mark.parametrize(
+    "xmp",
+    [
+        f'GDepth:Data="{base64.b64encode(EPS).decode()}"',
+        f'GDepth:Data="{base64.b64encode(BOMB).decode()}"',
+        'GDepth:Data="abc"',
+        f'GDepth:Near="x" GDepth:Far="y" GDepth:Data="{base64.b64encode(png(RAMP)).decode()}"',
+        f'GDepth:Near="1e-320" GDepth:Far="2" GDepth:Data="{base64.b64encode(png(RAMP)).decode()}"',
+        '<Container:Item Item:Semantic="Depth" Item:Length="many"/>',
+        '<Container:Item Item:Semantic="Depth" Item:Length="-99999999999"/>',
+        "<Container:Item" * 40_000,
+        "GDepth:Data>" * 100_000,
+    ],
+)
+def test_no_portrait_starts_programs_or_takes_for_ever(tmp_path, monkeypatch, xmp):
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail("a program was started"))
+    path = tmp_path / "hostile.jpg"
+    path.write_bytes(extended(jpeg(PHOTO, "<x/>"), f"<x {xmp}/>", 60_000))
+    started = time.monotonic()
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match=r"hostile\.jpg (cannot be read|is not a photo|carries no depth)"),
+    ):
+        read_portrait(path)
+    assert time.monotonic() - started < 5
+
+
+def test_a_pipe_is_no_portrait(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match=re.escape("pipe.jpg cannot be read (it is a pipe or a device)")):
+        read_portrait(tmp_path / "pipe.jpg")
