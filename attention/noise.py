@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ class SharedNoise(TorchDispatchMode):
 
     Args:
         source: for each row the number of the scene it belongs to.
-        shape: of the batch, when draws of all its numbers in one line shall be shared too.
+        shape: of the batch, when draws of all its numbers in another form shall be shared too.
     """
 
     def __init__(self, source: Sequence[int], shape: Sequence[int] = ()):
@@ -34,7 +35,7 @@ class SharedNoise(TorchDispatchMode):
         self.scenes = max(source) + 1
         self.source = torch.tensor(source)
         self.first = [list(source).index(scene) for scene in range(self.scenes)]
-        self.numbers = torch.Size(shape[1:]).numel() if shape else 0
+        self.shape = list(shape)
         self.thread: int | None = None
         self.off = False
 
@@ -51,29 +52,38 @@ class SharedNoise(TorchDispatchMode):
             return func(*args, **kwargs)
         names = [argument.name for argument in schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        once = {name: self._once(name, value) for name, value in given.items()}
-        if all(once[name] is value for name, value in given.items()):
+        axes = {name: self._axis(name, value) for name, value in given.items()}
+        axis = next((axis for axis in axes.values() if axis is not None), None)
+        if axis is None:
             return func(*args, **kwargs)
+        once = {name: value if axes[name] is None else self._once(value, axis) for name, value in given.items()}
         drawn = func(*(once[name] for name in names[: len(args)]), **{name: once[name] for name in kwargs})
-        line = [self.rows * self.numbers] == given.get("size")
-        shared = drawn.view(self.scenes, -1)[self.source].flatten() if line else drawn[self.source.to(drawn.device)]
+        rows = drawn.unflatten(axis, (self.scenes, -1)).index_select(axis, self.source.to(drawn.device))
+        shared = rows.flatten(axis, axis + 1)
         for argument in schema.arguments:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 return given[argument.name].copy_(shared)
         return shared
 
-    def _once(self, name: str, value: Any) -> Any:
-        """An argument that is as large as the batch, with one row a scene; any other as it is."""
-        if isinstance(value, Tensor):
-            return value[self.first] if self._is_batch(value.shape) else value
-        if name == "size" and self._is_batch(value):
-            return [self.scenes, *value[1:]]
-        if name == "size" and self.numbers and list(value) == [self.rows * self.numbers]:
-            return [self.scenes * self.numbers]
-        return value
+    def _axis(self, name: str, value: Any) -> int | None:
+        """Which axis of an argument counts the rows of the batch; None for what is not as large as the batch.
 
-    def _is_batch(self, size: Sequence[int]) -> bool:
-        return len(size) > 1 and size[0] == self.rows
+        The batch may be drawn several times at once, and with further axes flattened into that of the rows.
+        """
+        size = list(value.shape) if isinstance(value, Tensor) else list(value) if name == "size" else []
+        if self.shape and len(size) > len(self.shape) and size[-len(self.shape) :] == self.shape:
+            return len(size) - len(self.shape)
+        if len(size) > 1 and size[0] == self.rows:
+            return 0
+        whole = self.shape and size and math.prod(size) == math.prod(self.shape) and size[0] % self.rows == 0
+        return 0 if whole else None
+
+    def _once(self, value: Any, axis: int) -> Any:
+        """An argument that is as large as the batch, with one row a scene."""
+        if isinstance(value, Tensor):
+            first = torch.tensor(self.first, device=value.device)
+            return value.unflatten(axis, (self.rows, -1)).index_select(axis, first).flatten(axis, axis + 1)
+        return [*value[:axis], value[axis] // self.rows * self.scenes, *value[axis + 1 :]]
 
     @contextmanager
     def paused(self) -> Iterator[None]:
