@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..host import CLONED, new_patcher
 from ..sweep.values import BLUR_MAX
+from ..weights.format import is_finite
 from .attend import CALL
 from .dials import LORA
 from .install import KEY, compute_dtype
@@ -97,8 +98,13 @@ def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) ->
         )
     if offset is not None and offset[0] != 0:
         raise ValueError(f"The LoRA {name} changes some inputs of {key} only. {_WHAT_FITS}")
+    if min(up.ndim, down.ndim) < 2 or not (up.numel() and down.numel()):
+        shapes = f"{list(up.shape)} and {list(down.shape)}"
+        raise ValueError(f"The LoRA {name} holds tensors of {shapes} for {key}, expected two matrices. Get it again.")
     rank = down.shape[0]
     up = up.flatten(1).float() * (1.0 if alpha is None else alpha / rank)
+    if not (is_finite(up) and is_finite(down.float())):
+        raise ValueError(f"The LoRA {name} holds NaN or infinite values for {key}. Get it again, or choose another.")
     inputs, kernel = (layer.in_channels, layer.kernel_size) if is_convolution else (layer.in_features, ())
     outputs = offset[2] if offset else (layer.out_channels if is_convolution else layer.out_features)
     down = down.flatten(1)

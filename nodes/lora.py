@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..attention.lora import install_lora, read_pieces
-from .schema import schema
+from ..files import state
+from ..weights.stored import read_stored
+from .schema import fingerprint, schema
 
 
 def _strength(id: str, default: float, at: str) -> io.Float.Input:
@@ -52,18 +54,16 @@ class BokehLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str | None, **_):
-        # A file replaced by another of the same name is read again; a linked name comes as None.
-        path = folder_paths.get_full_path("loras", lora) if lora else None
-        return None if path is None else Path(path).stat().st_mtime_ns
+        # A file replaced by another of the same name is read again.
+        return fingerprint(lambda lora: (lora, state(folder_paths.get_full_path("loras", lora) or "")), lora)
 
     @classmethod
     def execute(cls, model, lora: str, at_sharp: float, at_blurred: float) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("loras", lora)
-        try:
-            tensors = comfy.utils.load_torch_file(path, safe_load=True)
-        except Exception as error:
-            raise ValueError(
-                f"{lora} could not be read as a LoRA ({type(error).__name__}). Get the file again, or choose another."
-            ) from error
+        path = folder_paths.get_full_path("loras", lora)
+        if path is None:
+            raise ValueError(f'There is no LoRA "{lora[:200]}" in models/loras. Choose one of the list.')
+        # Not the host's reader: it leaves the weights in the file, which somebody may write over, and opens any pickle.
+        stored, _ = read_stored(Path(path), lora, lambda names: None)
+        tensors = {str(name): value for name, value in stored.items() if isinstance(value, Tensor)}
         pieces, notes = read_pieces(tensors, model, lora)
         return io.NodeOutput(install_lora(model, pieces, at_sharp, at_blurred), ui={"text": notes})

@@ -48,6 +48,7 @@ def build_genfocus(tensors: Mapping[str, Tensor], source: str) -> Genfocus:
         up = tensors.get(name.replace(".lora_A", ".lora_B"))
         if up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
             raise AdapterError(f"{source}: {name[:200]} has no matching lora_B. Get the file again.")
-        if not (down.isfinite().all() and up.isfinite().all()):
+        # In a type that has the operation, as those of a byte have not.
+        if not (down.float().isfinite().all() and up.float().isfinite().all()):
             raise AdapterError(f"{source}: {name[:200]} holds NaN or infinite values. Get the file again.")
     return Genfocus(dict(tensors), source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import comfy.sd
 import folder_paths
 import nodes
@@ -223,5 +225,41 @@ def test_the_node_reads_any_lora_of_the_folder_and_leaves_text_encoders_out(tmp_
     assert "1 tensors of slider.safetensors are for text encoders and are left out" in str(out.ui)
     rows = case.run(install(out.result[0], None, PLAN), 3)
     assert torch.equal(rows, case.run(install(with_lora(case.model, tensors), None, PLAN), 3))
-    with pytest.raises(ValueError, match="could not be read as a LoRA"):
+    with pytest.raises(ValueError, match=r"page\.safetensors: is neither a safetensors nor a PyTorch file"):
         run_node("BokehLora", lora="page.safetensors", **inputs)
+    # Nothing is left in the file, which somebody may write over or cut off while the model is in use.
+    (tmp_path / "slider.safetensors").write_bytes(b"")
+    assert torch.equal(rows, case.run(install(out.result[0], None, PLAN), 3))
+    assert node.fingerprint_inputs(lora=None) is None
+    assert node.fingerprint_inputs(lora="no\0name") != node.fingerprint_inputs(lora="slider.safetensors")
+
+
+def test_a_lora_in_a_pickle_that_runs_code_or_takes_all_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".pt"}))
+    torch.save({"lora_unet_x.lora_up.weight": torch.zeros(1).expand(10**6, 1000)}, tmp_path / "large.pt")
+    (tmp_path / "code.pt").write_bytes(b"\x80\x02cos\nsystem\nX\x04\0\0\0true\x85R.")
+    os.mkfifo(tmp_path / "pipe.pt")
+    inputs = {"model": build_case("sd15").model, "at_sharp": SHARP, "at_blurred": BLURRED}
+    for name, message in (
+        ("large", "is larger than what is stored"),
+        ("code", "could run code"),
+        ("pipe", "There is no LoRA"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_node("BokehLora", lora=f"{name}.pt", **inputs)
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "message"),
+    [
+        (torch.full((64, 3), float("nan")), torch.ones(3, 64), "holds NaN or infinite values"),
+        (torch.ones(64, 3), torch.full((3, 64), float("inf")), "holds NaN or infinite values"),
+        (torch.ones(64, 0), torch.ones(0, 64), "expected two matrices"),
+        (torch.ones(64), torch.ones(64), "expected two matrices"),
+    ],
+)
+def test_a_lora_of_no_numbers_is_refused(up, down, message):
+    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
+    with pytest.raises(ValueError, match=message):
+        read_pieces(tensors, build_case("sd15").model, "FILE")
