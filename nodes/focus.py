@@ -11,6 +11,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..optics.check import check_finite
 from ..optics.depth import AS_IS, disparity_of, focus_at, focus_in, metric_disparity_of
 from ..optics.focus import (
     LENSES,
@@ -174,12 +175,16 @@ class BokehFocus(io.ComfyNode):
         depth=None,
         mask=None,
     ) -> io.NodeOutput:
+        check_finite(image, "pictures")
         count, size = len(image), tuple(image.shape[1:3])
         grey, known, notes = _disparity(depth, mask, depth_is, count, size)
         disparity, metric = grey, known
         if lens != _BLUR and not known:
             disparity, metric = scaled(grey, nearest, farthest), True
             notes.append(f"The depth is grey: nearest and farthest were taken as {nearest:g} m and {farthest:g} m.")
+        low, high = (extreme.item() for extreme in disparity.aminmax())
+        if low == high:
+            raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
         if focus_by == _DISTANCES:
             plane = disparity.new_tensor(parse_planes(distances, metric))
         elif focus_by == _POINT:
@@ -196,7 +201,6 @@ class BokehFocus(io.ComfyNode):
                 "Connect one picture, or give one distance."
             )
         plane = plane.expand(max(count, len(plane)))
-        low, high = (extreme.item() for extreme in disparity.aminmax())
         if lens == _BLUR:
             blurs, f_number = plane.new_full((len(plane),), blur / (high - low)), None
         else:
@@ -237,13 +241,13 @@ def _disparity(
             )
         return *disparity_of(subject[..., None], True, count, size, AS_IS)[:1], False, []
     if isinstance(depth, dict):
+        if not isinstance(depth.get("depth"), Tensor):
+            raise ValueError("This geometry holds no depth. Connect the geometry of MoGe, or a depth map.")
         depth, depth_is = depth["depth"][..., None], _METRES
     if depth_is in (_BRIGHT, _DARK):
         disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size)
         return disparity, False, notes
     disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size)
-    if disparity.min() == disparity.max():
-        raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
     return disparity, True, notes
 
 
@@ -280,7 +284,7 @@ def _copies(cls: type, image: Tensor, disparity: Tensor) -> dict:
     height, width = image.shape[1:3]
     scale = min(1.0, _PREVIEW_SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    picture = F.interpolate(image[..., :3].movedim(-1, 1), size=size, mode="area").movedim(1, -1)
+    picture = F.interpolate(image[..., :3].float().movedim(-1, 1), size=size, mode="area").movedim(1, -1)
     # Not smoothed: between two surfaces there is no third one.
     small = F.interpolate(disparity[:1, None], size=size, mode="nearest-exact")[:, 0]
     low, high = (extreme.item() for extreme in disparity.aminmax())

@@ -50,7 +50,7 @@ class BokehSweepView(io.ComfyNode):
     def execute(cls, images, sweep: Sweep, level: float = PIVOT_LEVEL) -> io.NodeOutput:
         sweep.check(len(images))
         row = sweep.reference_row if level == PIVOT_LEVEL else nearest(sweep.values, level)
-        files = ui.PreviewImage(images, cls=cls).values
+        files = ui.PreviewImage(images.float(), cls=cls).values
         captions = sweep.captions or (None,) * len(sweep)
         levels = zip(files, sweep.values, sweep.labels, captions, strict=True)
         # A key of its own, which the page's script reads.

@@ -29,7 +29,7 @@ def scene(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 
 def run(count: int = 1, **changed):
     image, depth = scene(count)
-    done = BokehFocus.execute(image, **SETTINGS | {"depth": depth} | changed)
+    done = BokehFocus.execute(**SETTINGS | {"image": image, "depth": depth} | changed)
     return *done.result, done.ui
 
 
@@ -178,3 +178,14 @@ def test_bokeh_render_shows_what_is_chosen_sharp_and_a_pull_as_a_sweep():
     # Away from what spills over from the nearer square.
     assert torch.equal(images[2][:, 150:], image[0][:, 150:])
     assert (images[2][square] - image[0][square]).abs().mean() > 0.1
+
+
+def test_what_is_no_picture_is_refused_in_a_sentence():
+    ramp = torch.linspace(0, 1, 64).reshape(1, 8, 8, 1).expand(-1, -1, -1, 3)
+    refused("The depth map has the same distance everywhere", image=torch.rand(1, 1, 1, 3), depth=ramp)
+    refused("The pictures have NaN or infinite values", image=torch.full((1, 8, 8, 3), float("nan")), depth=ramp)
+    refused("This geometry holds no depth", depth={})
+    for shape in ((0, 8, 8, 3), (1, 0, 8, 3), (1, 8, 8, 1), (8, 8, 3)):
+        refused("expected [B, H, W, 3 or 4], none of them 0", image=torch.rand(shape), depth=ramp)
+    refused("expected [B, H, W], none of them 0", mask=torch.rand(0, 8, 8))
+    run(image=torch.rand(1, 8, 8, 3).bfloat16(), depth=ramp)
