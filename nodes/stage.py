@@ -50,7 +50,7 @@ def _layout(tooltip: str) -> io.Float.Input:
 
 def _scale(vary: str) -> Scale:
     if vary not in _SCALES:
-        raise ValueError(f"vary is '{vary}', expected {_ALPHA} or {_LAYOUT}. Choose what the values are.")
+        raise ValueError(f"vary is '{vary[:40]}', expected {_ALPHA} or {_LAYOUT}. Choose what the values are.")
     return _SCALES[vary]
 
 

@@ -11,6 +11,8 @@ BLUR_MIN = 0.0
 BLUR_MAX = 30.0
 MAX_LEVELS = 200
 DEFAULT_PIVOT = 15.0
+# Characters; 200 values take a hundredth. The list is read before the run, on the thread that serves everybody.
+_LONGEST = 200_000
 # How many values a range has that does not say it.
 RANGE_LEVELS = 7
 # Smaller steps than labels and models tell apart.
@@ -141,6 +143,10 @@ def parse_values(text: str, scale: Scale) -> tuple[float, ...]:
     Raises:
         ValueError: naming the entry that is wrong and what would be right.
     """
+    if len(text) > _LONGEST:
+        raise ValueError(
+            f"The list of {scale.name}s has {len(text):,} characters, expected at most {_LONGEST:,}. Use a shorter one."
+        )
     if f_stop := _F_STOP.search(text):
         raise ValueError(
             f"'{_short(f_stop[0])}' is an f-stop, but this list is of {scale.name}s from {scale.low:g} to "

@@ -10,7 +10,7 @@ import folder_paths
 
 from ..demo import ADAPTER_FILE
 from ..demo import FOLDER as DEMO_FOLDER
-from ..files import plain_name
+from ..files import LONGEST_NAME, plain_name
 from .settings import AdapterError
 
 MODEL_FOLDER = "bokeh_adapters"
@@ -104,7 +104,7 @@ def adapter_path(name: str) -> Path:
     found = find_adapter(name)
     if found is None:
         raise AdapterError(
-            f'The adapter "{name}" is not on this machine (looked in the model folder {MODEL_FOLDER}). '
+            f'The adapter "{name[:LONGEST_NAME]}" is not on this machine (looked in the model folder {MODEL_FOLDER}). '
             "Put the file there, or choose another adapter in the loader's list."
         )
     return found

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import flush_to_disk
+from ..files import LONGEST_NAME, flush_to_disk
 from .fetch import unfinished
 from .files import DISK_FULL, read_adapter, write_failure
 from .folder import DOWNLOAD, PUBLIC_ADAPTERS, STAGING, PublicAdapter, adapter_folders, called, find_adapter
@@ -52,7 +52,9 @@ def public_adapter(choice: str) -> PublicAdapter:
         if entry.label == choice:
             return entry
     known = ", ".join(f'"{entry.label}"' for entry in PUBLIC_ADAPTERS)
-    raise AdapterError(f'"{choice}" is not a known download. Expected one of {known}: choose one, or update the pack.')
+    raise AdapterError(
+        f'"{choice[:LONGEST_NAME]}" is not a known download. Expected one of {known}: choose one, or update the pack.'
+    )
 
 
 def download(choice: str, progress: Progress | None = None) -> Path:

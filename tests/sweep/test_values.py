@@ -67,6 +67,7 @@ def test_f_stops_point_to_the_lens(text):
         ("-5", "Blur -5 is outside 0 to 30"),
         ("0-1e1", "'0-1e1' is not a number"),
         ("x" * 100_000, "is not a number"),
+        ("x" * 10_000_000, "10,000,000 characters, expected at most 200,000"),
         ("[" * 5000, "is not a number"),
         ("0..30/²", "must be a whole number"),
     ],
