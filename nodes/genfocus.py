@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
+from comfy.utils import ProgressBar
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.conditions import Conditions
 from ..attention.genfocus import install_conditions
-from ..attention.lora import read_pieces
+from ..attention.lora import Piece, read_pieces
+from ..optics.check import check_finite
 from ..optics.focus import Focus
 from ..sweep.values import Sweep, parse_blurs
 from ..weights.genfocus import Genfocus
@@ -70,14 +73,15 @@ class BokehAllInFocus(io.ComfyNode):
             before = torch.zeros_like(photo) if deblurred is None else _cut(deblurred)
             if before.shape != photo.shape:
                 raise ValueError(
-                    f"The deblurred picture is {_size(before)}, but the photo is {_size(photo)}. Connect the deblurred "
-                    "version of this very photo."
+                    f"There are {len(before)} deblurred pictures of {_size(before)}, but {len(photo)} photos of "
+                    f"{_size(photo)}. Connect the deblurred version of these very photos."
                 )
             pictures, offsets = [before, photo], [_ASIDE, _HERE]
         elif deblurred is not None:
             raise ValueError("A deblurred picture is connected, but pre_deblur is off. Switch it on, or disconnect it.")
+        pieces = _pieces(model, adapter, vae)
         latents = tuple(vae.encode(picture) for picture in pictures)
-        conditioned = _conditioned(model, adapter, Conditions(latents, tuple(offsets)))
+        conditioned = install_conditions(model, pieces, Conditions(latents, tuple(offsets)))
         return io.NodeOutput(conditioned, {"samples": torch.zeros_like(latents[-1])})
 
 
@@ -119,6 +123,7 @@ class BokehRefocus(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, adapter, vae, image, focus: Focus, blurs: str = "") -> io.NodeOutput:
+        pieces = _pieces(model, adapter, vae)
         sweep = focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
         if blurs.strip():
             values = parse_blurs(blurs)
@@ -144,10 +149,15 @@ class BokehRefocus(io.ComfyNode):
             )
         one_scene = len(image) == 1
         photo = vae.encode(_cut(image))
-        maps = torch.cat([vae.encode(_cut(defocus_map(focus, row))) for row in range(count)])
+        bar, maps = ProgressBar(count), []
+        for row in range(count):
+            throw_exception_if_processing_interrupted()
+            maps.append(vae.encode(_cut(defocus_map(focus, row))))
+            bar.update(1)
+        maps = torch.cat(maps)
         conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene)
         latent = {"samples": torch.zeros_like(maps)} | ({"batch_index": [0] * count} if one_scene else {})
-        return io.NodeOutput(_conditioned(model, adapter, conditions), latent, sweep)
+        return io.NodeOutput(install_conditions(model, pieces, conditions), latent, sweep)
 
 
 def defocus_map(focus: Focus, row: int) -> Tensor:
@@ -159,18 +169,21 @@ def defocus_map(focus: Focus, row: int) -> Tensor:
     return ((radius / _WHITE).clamp(0, 1)[None, :, :, None].expand(-1, -1, -1, 3) + 1) / 2
 
 
-def _conditioned(model, adapter, conditions: Conditions):
+def _pieces(model, adapter, vae) -> list[Piece]:
+    """The adapter's LoRA for this model; refused before the VAE takes its time."""
     if not isinstance(adapter, Genfocus):
         raise ValueError(
             f"The adapter {adapter.source} is none of Genfocus. Choose one of its files in Load Bokeh Adapter, or use "
             "Bokeh Blur and Bokeh Sweep with this one."
         )
-    pieces, _ = read_pieces(adapter.tensors, model, adapter.source)
-    return install_conditions(model, pieces, conditions)
+    if vae is None:
+        raise ValueError("There is no VAE: this checkpoint holds none. Load FLUX's with Load VAE.")
+    return read_pieces(adapter.tensors, model, adapter.source)[0]
 
 
 def _cut(image: Tensor) -> Tensor:
     """The middle of pictures [B, H, W, C], with sides that are multiples of a token's."""
+    check_finite(image, "pictures")
     height, width = (side // _PATCH * _PATCH for side in image.shape[1:3])
     if not height or not width:
         raise ValueError(f"The picture is {_size(image)}, expected at least {_PATCH} px a side.")

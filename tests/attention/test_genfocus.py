@@ -116,6 +116,9 @@ def test_what_does_not_fit_is_refused_by_name(load, adapter):
     model, latent = nodes_on(golden, load)
     cases = [
         ("none of Genfocus", lambda: nodes_on(golden, load, adapter=adapter)),
+        ("no VAE", lambda: nodes_on(golden, load, vae=None)),
+        ("NaN or infinite", lambda: nodes_on(golden, load, image=IMAGE * float("nan"))),
+        ("none of Genfocus", lambda: nodes_on(golden, load, adapter=adapter, vae=None)),
         ("64 x 64, but the photo is 80 x 64", lambda: nodes_on(golden, load, image=other)),
         ("a bokeh node on it already", lambda: nodes_on(golden, load, model=model)),
         ("has Genfocus on it", lambda: run_node("BokehBlur", model=model, adapter=adapter, blur=5.0, strength=1.0)),
