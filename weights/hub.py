@@ -52,9 +52,8 @@ def public_adapter(choice: str) -> PublicAdapter:
         if entry.label == choice:
             return entry
     known = ", ".join(f'"{entry.label}"' for entry in PUBLIC_ADAPTERS)
-    raise AdapterError(
-        f'"{choice[:LONGEST_NAME]}" is not a known download. Expected one of {known}: choose one, or update the pack.'
-    )
+    shown = choice[:LONGEST_NAME]
+    raise AdapterError(f'"{shown}" is not a known download. Expected one of {known}: choose one, or update the pack.')
 
 
 def download(choice: str, progress: Progress | None = None) -> Path:

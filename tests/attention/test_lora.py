@@ -240,11 +240,8 @@ def test_a_lora_in_a_pickle_that_runs_code_or_takes_all_memory_is_refused(tmp_pa
     (tmp_path / "code.pt").write_bytes(b"\x80\x02cos\nsystem\nX\x04\0\0\0true\x85R.")
     os.mkfifo(tmp_path / "pipe.pt")
     inputs = {"model": build_case("sd15").model, "at_sharp": SHARP, "at_blurred": BLURRED}
-    for name, message in (
-        ("large", "is larger than what is stored"),
-        ("code", "could run code"),
-        ("pipe", "There is no LoRA"),
-    ):
+    refusals = {"large": "is larger than what is stored", "code": "could run code", "pipe": "There is no LoRA"}
+    for name, message in refusals.items():
         with pytest.raises(ValueError, match=message):
             run_node("BokehLora", lora=f"{name}.pt", **inputs)
 
