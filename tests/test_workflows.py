@@ -30,8 +30,12 @@ def model_files(server):
     """Empty models and a black photo under the names that the examples ask for, so that the page misses none."""
     for path in EXAMPLES:
         for node in nodes_of(path):
-            if node["type"] == "LoadImage":
+            if node["type"] in ("LoadImage", "BokehPortrait"):
                 Image.new("RGB", (64, 64)).save(server.base / "input" / node["widgets_values"][0])
+            elif node["type"] == "BokehLora":
+                loras = server.models / "loras"
+                loras.mkdir(parents=True, exist_ok=True)
+                (loras / node["widgets_values"][0]).touch()
             for model in node["properties"].get("models", ()):
                 file = server.models / model["directory"] / model["name"]
                 file.parent.mkdir(parents=True, exist_ok=True)
