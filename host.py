@@ -5,6 +5,7 @@ The oldest is 0.3.75. "Newer" is what 0.33 has; between them it is found out by 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,12 @@ def krea2() -> tuple[type, ...]:
     except ImportError:
         return ()
     return (SingleStreamDiT,)
+
+
+def flux_file_names(state: dict[str, Any]) -> dict[str, Any]:
+    """FLUX weights under the names that files have and every host reads: newer hosts call the q/k norms' ``scale``
+    ``weight``."""
+    return {re.sub(r"((query|key)_norm)\.weight$", r"\1.scale", name): weight for name, weight in state.items()}
 
 
 def new_patcher(make: Callable[..., ModelPatcher], *inputs: Any, module: Any) -> ModelPatcher:

@@ -75,6 +75,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(name))
 
 
+@pytest.fixture(autouse=True)
+def _every_report(monkeypatch):
+    """Newer hosts leave out reports of progress that come soon after another."""
+    import comfy.utils
+
+    for name in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
+        monkeypatch.setattr(comfy.utils, name, 0, raising=False)
+
+
 @pytest.fixture(scope="session")
 def adapters_folder() -> Path:
     """The host's models/bokeh_adapters, with the golden adapters in it (``all_blocks/model.safetensors``, ...)."""

@@ -104,7 +104,7 @@ def test_an_interrupt_in_the_middle_leaves_the_next_entry_unharmed(server):
 
 def test_the_golden_adapters_are_listed_with_their_folders_and_nothing_else(server):
     folder = server.models / "bokeh_adapters"
-    (folder / "notes").mkdir(exist_ok=True)
+    (folder / "notes").mkdir(parents=True, exist_ok=True)
     (folder / "notes" / "read me.txt").write_text("not an adapter")
     write_official(folder / "golden", official_tensors(32, [0]))
     (folder / "golden" / "kontext.bin").write_bytes((DATA / "golden/kontext/adapter/bokeh_lora.bin").read_bytes())

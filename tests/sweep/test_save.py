@@ -29,13 +29,6 @@ from bokeh.sweep.sheet import contact_sheet
 from bokeh.sweep.values import Sweep
 
 
-@pytest.fixture(autouse=True)
-def _every_report(monkeypatch):
-    """Newer hosts leave out reports that come soon after another."""
-    for name in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
-        monkeypatch.setattr(comfy.utils, name, 0, raising=False)
-
-
 @pytest.fixture
 def progress():
     """The host's progress reports as (done, total)."""

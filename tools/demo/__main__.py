@@ -98,6 +98,7 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
 def _transformer(options: argparse.Namespace, codec: Any, device: str) -> dict[str, Any]:
     """The transformer's averaged weights."""
     from bokeh.demo.load import demo_files
+    from bokeh.host import flux_file_names
     from bokeh.tools.demo.base import BaseRecipe, BaseTrainer
 
     recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed)
@@ -128,7 +129,7 @@ def _transformer(options: argparse.Namespace, codec: Any, device: str) -> dict[s
 
     trainer.run(on_step)
     trainer.save(checkpoint)
-    return trainer.average
+    return flux_file_names(trainer.average)
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

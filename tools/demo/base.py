@@ -21,6 +21,7 @@ from ...demo.codec import PatchCodec
 from ...demo.load import load_weights
 from ...demo.network import SHIFT, build_flux
 from ...files import whole_file
+from ...host import training
 from ...training.recipe import rate_share
 from ...training.scenes import Scenes, tell_blur
 
@@ -162,7 +163,7 @@ class BaseTrainer:
             optimizer.param_groups[0]["lr"] = rate * share
         latents, noise, sigma, tokens, pooled = self.draw(self.step)
         level = sigma[:, None, None, None]
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+        with training(), torch.autocast(torch.device(self.device).type, torch.bfloat16):
             velocity = self.forward((1 - level) * latents + level * noise, sigma, tokens, pooled)
         loss = (velocity.float() - (noise - latents)).square().mean()
         loss.backward()
