@@ -215,10 +215,15 @@ class _Place:
                     break
                 except Timeout:
                     report(0, 1)
+                except FileNotFoundError:
+                    # Whoever had it has just taken the folder away.
+                    continue
                 except NotImplementedError:
                     # A file system without locks.
                     break
         try:
+            with self.disk_errors():
+                self.staging.mkdir(parents=True, exist_ok=True)
             yield
         finally:
             self._tidy()

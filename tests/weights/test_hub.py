@@ -232,9 +232,9 @@ def test_bad_hub_leads_to_a_sentence_in_time_and_no_file(hub, worker, tmp_path, 
 
 @pytest.mark.parametrize("behaviour", ["silent", "pace", "endless"])
 def test_interrupt_acts_at_once(hub, worker, tmp_path, behaviour):
-    hub.announced = {NAMES: 10**9} if behaviour == "endless" else {}
+    hub.announced = {NAMES: 4 * 10**9} if behaviour == "endless" else {}
     setattr(hub, behaviour, True)
-    answer = worker.download(tmp_path, stop_after=2)
+    answer = worker.download(tmp_path, stop_after=1)
     assert answer["seconds"] < 4
     assert answer["stopped"] < 2
 
