@@ -353,7 +353,7 @@ def test_a_new_node_takes_the_shape_of_its_pictures(view):
     view.page.wait_for_function(
         """(element) => {
              const part = (name) => element.shadowRoot.querySelector(name).getBoundingClientRect();
-             return part(".frame").height > 400 && part(".stage").height - part(".frame").height < 2;
+             return part(".frame").height > 350 && part(".stage").height - part(".frame").height < 2;
            }""",
         arg=view.element.element_handle(),
     )
