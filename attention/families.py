@@ -38,8 +38,6 @@ class Place(NamedTuple):
         q, k: where its queries and keys come from, before norm and rotary embedding; of the image where text has
             projections of its own.
         call: which of the owner's attention calls it is.
-        text_first: whether the prompt's tokens stand before the picture's in it. There are as many of them as its
-            tokens are more than the picture's; without text in it there are none.
     """
 
     name: str
@@ -48,7 +46,6 @@ class Place(NamedTuple):
     q: Columns
     k: Columns
     call: int = 0
-    text_first: bool = True
 
 
 class Family(NamedTuple):
@@ -82,7 +79,7 @@ def _unet(network) -> Iterator[Place]:
         # Blocks of the time axis belong to video models, whose rows are frames.
         if isinstance(block, BasicTransformerBlock) and not block.disable_self_attn and "time_stack" not in name:
             attention, width = f"{name}.attn1", block.n_heads * block.d_head
-            yield Place(attention, attention, width, *_pair(attention, "to_q", "to_k", width), text_first=False)
+            yield Place(attention, attention, width, *_pair(attention, "to_q", "to_k", width))
 
 
 def _sd3(network) -> Iterator[Place]:
@@ -92,7 +89,7 @@ def _sd3(network) -> Iterator[Place]:
         yield Place(owner, owner, width, *_fused(f"{owner}.x_block.attn.qkv", width))
         if x_block.x_block_self_attn:
             second = f"{owner}.x_block.attn2"
-            yield Place(second, owner, width, *_fused(f"{second}.qkv", width), call=1, text_first=False)
+            yield Place(second, owner, width, *_fused(f"{second}.qkv", width), call=1)
 
 
 def _qwen(network) -> Iterator[Place]:
