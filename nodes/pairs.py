@@ -15,11 +15,11 @@ from comfy_api.latest import io, ui
 
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
+from ..training.entries import Entry, within
 from ..training.folders import DEPTH, MANIFEST_NAME, MASKS, SHARP, WILD, ScanOptions, files_of, scan_folder
 from ..training.manifest import check_rows, named_files, read_manifest
 from ..training.pairs import STEP, ManifestPairs
 from ..training.pictures import Dataset
-from ..training.rows import Row, within
 from ..training.scenes import SIZE, Scenes
 from .schema import PAIRS, fingerprint, schema, without_places
 
@@ -162,7 +162,7 @@ def _state(place: Path) -> list[tuple[str, int, int]]:
     return state
 
 
-def _read(path: str, size: int) -> tuple[list[Row], list[str]]:
+def _read(path: str, size: int) -> tuple[list[Entry], list[str]]:
     """The rows of a manifest or a folder, all of them good, and a line for each reason why pictures were skipped."""
     roots, bar = _folders(), ProgressBar(1)
     place = _place(path, roots)

@@ -305,7 +305,7 @@ def training(title: str, sizes: dict, rank: int, dtype, size: int, text: int, op
     from bokeh.training.trainer import Trainer
 
     model = build_flux(sizes, dtype=dtype)
-    source = Blobs(singles=False, side=size // 8, tokens=text, sizes=sizes)
+    data = Blobs(singles=False, side=size // 8, tokens=text, sizes=sizes)
     print(f"\ntraining: {title}; batch of 4, best of {options.repeats}")
     best = {}
     for name, checkpointing in (("blocks computed twice", True), ("activations kept", False)):
@@ -315,7 +315,7 @@ def training(title: str, sizes: dict, rank: int, dtype, size: int, text: int, op
         ends: list[float] = []
         try:
             with PeakMemory() as memory:
-                trainer = Trainer(model, source, recipe)
+                trainer = Trainer(model, data, recipe)
                 # The first step allocates and the last one is measured on held-out pictures: neither counts.
                 trainer.run(options.repeats + 2, lambda _, ends=ends: ends.append(time.perf_counter()))
         except OOM_EXCEPTION:

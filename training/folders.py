@@ -22,7 +22,7 @@ from ..optics.exif import read_exif
 from ..optics.lens import blur_of, sensor_width_from_35mm
 from ..sweep.values import BLUR_MAX
 from .depth_files import ARRAY_ENDINGS
-from .rows import within
+from .entries import within
 
 MANIFEST_NAME = "manifest.jsonl"
 SHARP, DEPTH, MASKS, WILD = "sharp", "depth", "masks", "wild"

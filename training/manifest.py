@@ -38,7 +38,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from ..files import whole_file
-from .rows import FILES, Row, RowCheck, file_of
+from .entries import FILES, Entry, EntryCheck, file_of
 
 # Of a file that is to be a manifest: a row takes some 200 bytes.
 LARGEST, LONGEST_LINE, MOST_ROWS = 64 << 20, 64 << 10, 200_000
@@ -70,7 +70,7 @@ def read_manifest(
     on_progress: Callable[[int, int], None] | None = None,
     roots: Sequence[Path] | None = None,
     name: str | None = None,
-) -> list[Row]:
+) -> list[Entry]:
     """Read a manifest and check every row and every file of it.
 
     Args:
@@ -139,7 +139,7 @@ def check_rows(
     on_progress: Callable[[int, int], None] | None = None,
     roots: Sequence[Path] | None = None,
     name: str | None = None,
-) -> list[Row]:
+) -> list[Entry]:
     """The same for rows that are not in a file yet, whose files lie in ``folder``; they count from 1, and as nobody has
     seen their numbers, problems name the picture as well."""
     return _check(list(enumerate(rows, start=1)), folder, name or str(folder), size, on_progress, roots)
@@ -159,13 +159,13 @@ def _check(
     size: int,
     on_progress: Callable[[int, int], None] | None,
     roots: Sequence[Path] | None,
-) -> list[Row]:
-    checks = [RowCheck(number, row, folder, size, roots) for number, row in numbered]
+) -> list[Entry]:
+    checks = [EntryCheck(number, row, folder, size, roots) for number, row in numbered]
     # Decoding leaves Python's lock, so threads help.
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         rows = []
-        for row in pool.map(RowCheck.run, checks):
+        for row in pool.map(EntryCheck.run, checks):
             rows.append(row)
             if on_progress:
                 on_progress(len(rows), len(checks))

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..optics.render import render_depth
 from ..sweep.values import BLUR_MAX
+from .entries import DepthMap, Entry, open_picture
 from .pictures import Identity, Pictures
-from .rows import DepthMap, Row, open_picture
 
 STEP = 16
 # Bytes a pixel that rendering takes: its picture, the maps of a tile and their sums.
@@ -36,7 +36,7 @@ ZOOM_MAX = 1.25
 
 
 class ManifestPairs:
-    """The rows of a manifest as a data set (see `pictures.Dataset`).
+    """The entries of a manifest as a data set (see `pictures.Dataset`).
 
     Attributes:
         groups: there are pictures with depth, so that groups can be drawn.
@@ -47,7 +47,7 @@ class ManifestPairs:
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        entries: Sequence[Entry],
         size: int = 512,
         keep_aspect: bool = False,
         held_out: float = 0.05,
@@ -55,18 +55,18 @@ class ManifestPairs:
     ) -> None:
         """
         Args:
-            rows: from `manifest.read_manifest`, checked for this size.
+            entries: from `manifest.read_manifest`, checked for this size.
             size: short side of the pictures in px, a multiple of 16.
             keep_aspect: cut pictures to the multiple of 16 px nearest to their own shape (at most 1 : 2) instead of
                 squares; all scenes of one draw then have one shape.
             held_out: share of the pictures that is kept from training, 0..0.5, chosen by a hash of the picture's name:
-                a picture stays on its side when rows are added, and all its rows are on one side.
+                a picture stays on its side when entries are added, and all its entries are on one side.
             device: where blurs are rendered; the pictures come back on the CPU.
 
         Raises:
-            ValueError: for no rows, a size that is no multiple of 16, or another share.
+            ValueError: for no entries, a size that is no multiple of 16, or another share.
         """
-        if not rows:
+        if not entries:
             raise ValueError("There are no rows to train on. Add rows to the manifest.")
         if size < STEP or size % STEP:
             raise ValueError(f"The training size is {size} px, expected a multiple of {STEP}. Use 512, for example.")
@@ -74,8 +74,8 @@ class ManifestPairs:
             raise ValueError(f"The held-out share is {held_out:g}, expected 0 to 0.5. Use 0.05, for example.")
         self.size, self.keep_aspect, self.held_out, self.device = size, keep_aspect, held_out, device
         # Held out kind by kind, so that a few photos among thousands of groups have a held-out part too.
-        self._grouped = _split([row for row in rows if row.depth], held_out)
-        self._photos = _split([row for row in rows if not row.depth], held_out)
+        self._grouped = _split([entry for entry in entries if entry.depth], held_out)
+        self._photos = _split([entry for entry in entries if not entry.depth], held_out)
         self.groups = bool(self._grouped[False])
 
     def summary(self) -> str:
@@ -90,69 +90,69 @@ class ManifestPairs:
     def draw(self, generator: torch.Generator, scenes: int, per_scene: int, held_out: bool = False) -> Pictures:
         """`scenes` scenes at `per_scene` blurs each, all decided by the generator (on the CPU).
 
-        Groups come from pictures with depth alone. Single pictures (``per_scene`` 1) come from all rows: photos show
+        Groups come from pictures with depth alone. Single pictures (``per_scene`` 1) come from all entries: photos show
         their own blur, the others are rendered at a random one.
 
         Raises:
-            ValueError: when there are no such pictures, or a file cannot be read any more, naming its row.
+            ValueError: when there are no such pictures, or a file cannot be read any more, naming its entry.
         """
-        rows = self._grouped[held_out] + ([] if per_scene > 1 else self._photos[held_out])
-        if not rows:
+        entries = self._grouped[held_out] + ([] if per_scene > 1 else self._photos[held_out])
+        if not entries:
             raise ValueError(
                 f"There are no {'held-out ' if held_out else ''}{'groups' if per_scene > 1 else 'pictures'} to draw. "
                 + ("Hold out a share above 0, of two pictures at least." if held_out else "Add rows with a depth.")
             )
         images, blurs = [], []
-        chosen = self._choose(rows, scenes, generator)
-        for row in chosen:
-            drawn, shown = self._scene(row, per_scene, generator)
+        chosen = self._choose(entries, scenes, generator)
+        for entry in chosen:
+            drawn, shown = self._scene(entry, per_scene, generator)
             images.append(drawn)
             blurs.append(shown)
-        return Pictures(torch.cat(images), [row.caption for row in chosen], torch.cat(blurs))
+        return Pictures(torch.cat(images), [entry.caption for entry in chosen], torch.cat(blurs))
 
     def identity(self) -> Identity:
         """Of everything that settles what is drawn: the files' contents, the captions and the settings. Not of where
         they lie."""
-        kept = [row for parts in (self._grouped, self._photos) for part in parts.values() for row in part]
-        shown = [(row.name, row.digest, row.blur, row.depth and row.depth.settings) for row in kept]
+        kept = [entry for parts in (self._grouped, self._photos) for part in parts.values() for entry in part]
+        shown = [(entry.name, entry.digest, entry.blur, entry.depth and entry.depth.settings) for entry in kept]
         return {
             "pictures": _digest(shown),
-            "captions": _digest([row.caption for row in kept]),
+            "captions": _digest([entry.caption for entry in kept]),
             "size": self.size,
             "keep_aspect": self.keep_aspect,
             "held_out": self.held_out,
         }
 
-    def shape(self, row: Row) -> tuple[int, int]:
-        """Height and width in px of a row's pictures when they are drawn."""
+    def shape(self, entry: Entry) -> tuple[int, int]:
+        """Height and width in px of an entry's pictures when they are drawn."""
         if not self.keep_aspect:
             return self.size, self.size
-        ratio = max(row.width, row.height) / min(row.width, row.height)
+        ratio = max(entry.width, entry.height) / min(entry.width, entry.height)
         # Downwards: a longer one would leave the picture.
         long = STEP * int(self.size * min(ratio, LONGEST_SIDE) / STEP)
-        return (self.size, long) if row.width >= row.height else (long, self.size)
+        return (self.size, long) if entry.width >= entry.height else (long, self.size)
 
-    def _choose(self, rows: Sequence[Row], count: int, generator: torch.Generator) -> list[Row]:
-        """Different rows of one shape as long as there are enough of them; every row is equally likely to lead."""
-        lead = rows[_integer(len(rows), generator)]
+    def _choose(self, entries: Sequence[Entry], count: int, generator: torch.Generator) -> list[Entry]:
+        """Different entries of one shape as long as there are enough of them; every entry is equally likely to lead."""
+        lead = entries[_integer(len(entries), generator)]
         if self.keep_aspect:
-            rows = [row for row in rows if self.shape(row) == self.shape(lead)]
-        if len(rows) < count:
-            return [rows[_integer(len(rows), generator)] for _ in range(count)]
-        return [rows[i] for i in torch.randperm(len(rows), generator=generator)[:count].tolist()]
+            entries = [entry for entry in entries if self.shape(entry) == self.shape(lead)]
+        if len(entries) < count:
+            return [entries[_integer(len(entries), generator)] for _ in range(count)]
+        return [entries[i] for i in torch.randperm(len(entries), generator=generator)[:count].tolist()]
 
-    def _scene(self, row: Row, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        window, zoom = self._window(row, generator)
+    def _scene(self, entry: Entry, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        window, zoom = self._window(entry, generator)
         try:
-            cut = _cut(open_picture(row.picture), window, self.shape(row), Image.Resampling.LANCZOS)
+            cut = _cut(open_picture(entry.picture), window, self.shape(entry), Image.Resampling.LANCZOS)
             picture = torch.from_numpy(cut / np.float32(255))
-            if row.depth is None:
-                return picture[None], torch.tensor([min(row.blur * zoom, BLUR_MAX)])
+            if entry.depth is None:
+                return picture[None], torch.tensor([min(entry.blur * zoom, BLUR_MAX)])
             blurs = group_blurs(count, generator)
-            return self._render(picture, row.depth, window, blurs), blurs
+            return self._render(picture, entry.depth, window, blurs), blurs
         except ValueError as error:
             raise ValueError(
-                f"Row {row.number} of the manifest, {row.name}: {error}. Check the manifest again."
+                f"Row {entry.number} of the manifest, {entry.name}: {error}. Check the manifest again."
             ) from error
 
     def _render(self, picture: Tensor, depth: DepthMap, window: Sequence[float], blurs: Tensor) -> Tensor:
@@ -181,18 +181,18 @@ class ManifestPairs:
             comfy.model_management.soft_empty_cache()
         return render(torch.device("cpu"), len(blurs))
 
-    def _window(self, row: Row, generator: torch.Generator) -> tuple[tuple[float, float, float, float], float]:
+    def _window(self, entry: Entry, generator: torch.Generator) -> tuple[tuple[float, float, float, float], float]:
         """A crop as parts of the picture (left, top, right, bottom), and by how much more it is enlarged than the
         whole picture would be. It holds the subject, or lies in it where the subject is larger."""
-        height, width = self.shape(row)
-        largest = min(row.width / width, row.height / height)
+        height, width = self.shape(entry)
+        largest = min(entry.width / width, entry.height / height)
         zoom_max = min(ZOOM_MAX, largest)
-        if row.blur:
-            zoom_max = min(zoom_max, BLUR_MAX / row.blur * largest * self.size / min(row.width, row.height))
+        if entry.blur:
+            zoom_max = min(zoom_max, BLUR_MAX / entry.blur * largest * self.size / min(entry.width, entry.height))
         scale = largest / _between(1.0, max(1.0, zoom_max), generator)
-        left, right = _place(scale * width, row.width, row.subject[0], row.subject[2], generator)
-        top, bottom = _place(scale * height, row.height, row.subject[1], row.subject[3], generator)
-        return (left, top, right, bottom), min(row.width, row.height) / (scale * self.size)
+        left, right = _place(scale * width, entry.width, entry.subject[0], entry.subject[2], generator)
+        top, bottom = _place(scale * height, entry.height, entry.subject[1], entry.subject[3], generator)
+        return (left, top, right, bottom), min(entry.width, entry.height) / (scale * self.size)
 
 
 def _room(device: torch.device, memory: int, count: int) -> tuple[torch.device, int]:
@@ -216,15 +216,15 @@ def group_blurs(count: int, generator: torch.Generator) -> Tensor:
     return blurs[torch.randperm(count, generator=generator)]
 
 
-def _split(rows: Iterable[Row], share: float) -> dict[bool, list[Row]]:
+def _split(entries: Iterable[Entry], share: float) -> dict[bool, list[Entry]]:
     """Rows by whether they are held out. With a share above 0 and two pictures or more there is one on either side."""
-    rows = list(rows)
-    places = {row.name: _place_of(row.name) for row in rows}
+    entries = list(entries)
+    places = {entry.name: _place_of(entry.name) for entry in entries}
     held_out = {name for name, place in places.items() if place < share}
     if share > 0 and len(places) > 1:
         order = sorted(places, key=places.get)
         held_out = (held_out | {order[0]}) - {order[-1]}
-    return {kept: [row for row in rows if (row.name in held_out) == kept] for kept in (False, True)}
+    return {kept: [entry for entry in entries if (entry.name in held_out) == kept] for kept in (False, True)}
 
 
 def _digest(values: list) -> str:

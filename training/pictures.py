@@ -23,7 +23,7 @@ class Pictures(NamedTuple):
     blurs: Tensor
 
 
-# What tells one source from another. Tensors need only be near each other: another device computes them a little
+# What tells one data set from another. Tensors need only be near each other: another device computes them a little
 # differently.
 Identity = Mapping[str, "str | int | float | bool | Tensor"]
 
@@ -61,7 +61,7 @@ class Draw(NamedTuple):
     blurs: Tensor
 
 
-class Source(Protocol):
+class LatentDataset(Protocol):
     """Where the trainer's latents and texts come from. ``groups`` and ``singles`` as in ``Dataset``."""
 
     groups: bool

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..attention.equations import NO_ANNOTATION, annotation
-from .pictures import Source
+from .pictures import LatentDataset
 
 # Below it nothing changes in float32.
 SMALLEST = 1e-12
@@ -147,16 +147,16 @@ class Unit(NamedTuple):
     pivots: tuple[int, ...]
 
 
-def draw_unit(recipe: Recipe, source: Source, step: int, number: int, held_out: bool = False) -> Unit:
+def draw_unit(recipe: Recipe, data: LatentDataset, step: int, number: int, held_out: bool = False) -> Unit:
     """Unit ``number`` of a step; of the held-out loss, whose steps are all alike, with ``held_out``."""
     key = (recipe.seed, "held out" if held_out else "training", step, number)
     chosen = _generator(*key, "recipe")
-    group = recipe.per_scene > 1 and source.groups
-    grouped = group and (_happens(recipe.grouped, chosen) or not source.singles)
+    group = recipe.per_scene > 1 and data.groups
+    grouped = group and (_happens(recipe.grouped, chosen) or not data.singles)
     grounded = _happens(recipe.grounded, chosen) and grouped
     scenes, per_scene = (1, recipe.per_scene) if grouped else (recipe.per_scene, 1)
 
-    drawn = source.draw(_generator(*key, "pictures"), scenes, per_scene, held_out)
+    drawn = data.draw(_generator(*key, "pictures"), scenes, per_scene, held_out)
     latents = drawn.latents.float().cpu()
     noise = torch.randn((scenes, *latents.shape[1:]), generator=chosen)
     sigmas = torch.sigmoid(recipe.timestep_mean + recipe.timestep_std * torch.randn(scenes, generator=chosen))
@@ -170,7 +170,7 @@ def draw_unit(recipe: Recipe, source: Source, step: int, number: int, held_out: 
         if not annotated:
             annotations[rows.start : rows.stop] = NO_ANNOTATION
         if _happens(recipe.no_caption, chosen):
-            context[scene], empty = source.empty(context.shape[1])
+            context[scene], empty = data.empty(context.shape[1])
             if pooled is not None:
                 pooled[scene] = empty
         if grounded and annotated:

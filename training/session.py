@@ -18,10 +18,10 @@ from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
 from ..weights.format import Adapter
 from .curve import draw_losses
+from .encoded import EncodedDataset
 from .pictures import Dataset
 from .processes import Alone
 from .recipe import Recipe
-from .source import PictureSource
 from .trainer import Progress, Trainer
 
 SAMPLE_BLURS = (0.0, 15.0, 30.0)
@@ -50,8 +50,8 @@ class Session:
     def __init__(
         self, parts: Parts, dataset: Dataset, recipe: Recipe, folder: Path | None, processes: Alone | None = None
     ):
-        source = PictureSource(dataset, parts.vae, parts.clip, parts.model)
-        self.trainer = Trainer(parts.model, source, recipe, folder, processes)
+        data = EncodedDataset(dataset, parts.vae, parts.clip, parts.model)
+        self.trainer = Trainer(parts.model, data, recipe, folder, processes)
         self._parts, self._dataset = parts, dataset
 
     def run(

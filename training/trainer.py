@@ -29,7 +29,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .network import Network, gradients
-from .pictures import Source
+from .pictures import LatentDataset
 from .processes import Alone
 from .recipe import Recipe, Unit, draw_unit, join, rate_share
 from .start import new_adapter
@@ -62,7 +62,7 @@ class Trainer:
 
     Args:
         model: the host's MODEL; it is the same afterwards.
-        source: gives latents and texts.
+        data: gives latents and texts.
         recipe: the settings.
         folder: where checkpoint and best adapter go; None keeps nothing on disk. A checkpoint that is there already is
             gone on from.
@@ -77,12 +77,12 @@ class Trainer:
     def __init__(
         self,
         model: ModelPatcher,
-        source: Source,
+        data: LatentDataset,
         recipe: Recipe,
         folder: Path | None = None,
         processes: Alone | None = None,
     ):
-        self.source, self.recipe, self.folder = source, recipe, folder
+        self.data, self.recipe, self.folder = data, recipe, folder
         self.processes = processes or Alone()
         self.step = 0
         self.losses: list[float] = []
@@ -99,7 +99,7 @@ class Trainer:
             )
             if folder is not None:
                 with torch.no_grad():
-                    self._identity = source.identity()
+                    self._identity = data.identity()
                 if self.processes.rank == 0:
                     check_writable(folder)
                 if (folder / CHECKPOINT).exists():
@@ -239,7 +239,7 @@ class Trainer:
         if not self._held_out_units:
             with torch.no_grad():
                 count = self.recipe.held_out_units
-                self._held_out_units = [draw_unit(self.recipe, self.source, 0, n, held_out=True) for n in range(count)]
+                self._held_out_units = [draw_unit(self.recipe, self.data, 0, n, held_out=True) for n in range(count)]
             self.network.load(tuple(self._held_out_units[0].latents.shape))
         return self._held_out_units
 
@@ -273,7 +273,7 @@ class Trainer:
 
     def _draw(self, numbers: range) -> list[Unit]:
         with torch.no_grad():
-            units = [draw_unit(self.recipe, self.source, self.step, number) for number in numbers]
+            units = [draw_unit(self.recipe, self.data, self.step, number) for number in numbers]
         self.network.load((self.recipe.batch, *units[0].latents.shape[1:]))
         return units
 

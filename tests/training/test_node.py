@@ -22,9 +22,9 @@ from sampling import ksample
 from bokeh.demo.load import load_demo
 from bokeh.training.checkpoint import TrainingError
 from bokeh.training.curve import draw_losses
+from bokeh.training.encoded import EncodedDataset
 from bokeh.training.pictures import Pictures
 from bokeh.training.scenes import Scenes
-from bokeh.training.source import PictureSource
 from bokeh.training.start import timestep_mean
 
 SETTINGS = {"batch": 4, "rank": 4, "learning_rate": 1e-3, "seed": 1, "show_every": 2}
@@ -174,22 +174,22 @@ def test_captions_of_one_draw_get_one_length_and_are_encoded_once(demo):
         def draw(self, generator, scenes, per_scene, held_out=False):
             return Pictures(torch.zeros(scenes, 128, 128, 4), self.captions[:scenes], torch.zeros(scenes))
 
-    source = PictureSource(Captions(), demo.vae, clip, demo.model)
-    one = source.draw(torch.Generator(), 1, 1)
+    data = EncodedDataset(Captions(), demo.vae, clip, demo.model)
+    one = data.draw(torch.Generator(), 1, 1)
     assert one.context.shape == (1, 256, 3)
-    both = source.draw(torch.Generator(), 2, 1)
+    both = data.draw(torch.Generator(), 2, 1)
     length = both.context.shape[1]
     assert length > 256
     # The host pads with zeros behind the text.
     assert torch.equal(both.context[0, :256], one.context[0])
     assert not both.context[0, 256:].any()
     assert both.context[1].all()
-    context, pooled = source.empty(length)
+    context, pooled = data.empty(length)
     assert context.shape == (length, 3)
     assert pooled.shape == (2,)
     calls = clip.cond_stage_model.calls
-    source.draw(torch.Generator(), 2, 1)
-    source.empty(length)
+    data.draw(torch.Generator(), 2, 1)
+    data.empty(length)
     assert clip.cond_stage_model.calls == calls
 
 

@@ -12,24 +12,24 @@ from blur_pairs import HEIGHT, near_half, save_grey, save_picture, save_scene
 from PIL import Image
 
 from bokeh.optics.render import render_depth
+from bokeh.training.entries import Entry
 from bokeh.training.manifest import check_rows
 from bokeh.training.pairs import RENDER_BYTES, ManifestPairs, group_blurs
-from bokeh.training.rows import Row
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def photo_row(name: str, blur: float = 10.0, width: int = 96, height: int = 64) -> Row:
+def photo_row(name: str, blur: float = 10.0, width: int = 96, height: int = 64) -> Entry:
     """A photo that exists only by name, for what needs no pixels."""
     path = Path(name)
     whole = (0.0, 0.0, 1.0, 1.0)
-    return Row(number=1, name=name, picture=path, caption="", width=width, height=height, subject=whole, blur=blur)
+    return Entry(number=1, name=name, picture=path, caption="", width=width, height=height, subject=whole, blur=blur)
 
 
 @pytest.fixture
-def scenes(tmp_path) -> list[Row]:
+def scenes(tmp_path) -> list[Entry]:
     return check_rows([save_scene(tmp_path, name, seed) for seed, name in enumerate("abcd")], tmp_path, 64)
 
 
@@ -87,7 +87,7 @@ def test_blurs_of_a_group_contrast():
     assert single[single > 0].mean() == pytest.approx(15.5, abs=0.5)
 
 
-def ramp_rows(folder, blur: float) -> list[Row]:
+def ramp_rows(folder, blur: float) -> list[Entry]:
     """A photo of 256 x 256 whose brightness is the place from left to right."""
     ramp = np.tile(np.linspace(0, 255, 256, dtype=np.float32), (256, 1)).round().astype(np.uint8)
     Image.fromarray(ramp).save(folder / "ramp.png")
@@ -172,7 +172,7 @@ def test_single_pictures_come_from_both_kinds_and_groups_from_pictures_with_dept
         only_photos.draw(seeded(), 1, 2)
 
 
-def held_out(pairs: ManifestPairs, rows: list[Row]) -> set[str]:
+def held_out(pairs: ManifestPairs, rows: list[Entry]) -> set[str]:
     """Names of the rows that are held out, as drawing shows them."""
     kept = {row.name for row in pairs._photos[True]}
     assert kept | {row.name for row in pairs._photos[False]} == {row.name for row in rows}

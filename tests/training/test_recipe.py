@@ -42,8 +42,8 @@ def test_shares_kinds_and_timesteps_follow_the_settings():
     logits = torch.logit(torch.cat([unit.sigmas for unit in units]))
     assert abs(float(logits.mean()) - 1.5) < 0.1
     assert abs(float(logits.std()) - 0.5) < 0.05
-    for source, kinds in ((Blobs(groups=False), {False}), (Blobs(singles=False), {True})):
-        drawn = [draw_unit(settings, source, step, 0) for step in range(20)]
+    for data, kinds in ((Blobs(groups=False), {False}), (Blobs(singles=False), {True})):
+        drawn = [draw_unit(settings, data, step, 0) for step in range(20)]
         assert {torch.equal(unit.noise[0], unit.noise[1]) for unit in drawn} == kinds
 
 

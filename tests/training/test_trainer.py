@@ -353,10 +353,10 @@ def test_one_step_at_the_true_width(record_property):
     sizes |= {"axes_dims_rope": [16, 56, 56], "joint_attention_dim": 256}
     model = build_flux(sizes, dtype=torch.bfloat16)
     settings = recipe(rank=128, context_dim=768, hidden_dim=64, batch=2, average=0.0, held_out_units=1)
-    source = Blobs(side=16, tokens=16, sizes=sizes)
+    data = Blobs(side=16, tokens=16, sizes=sizes)
     with PeakMemory() as memory:
         start = time.perf_counter()
-        trainer = Trainer(model, source, settings)
+        trainer = Trainer(model, data, settings)
         with trainer.network.ready():
             loss = trainer._advance(steps=1)
         seconds = time.perf_counter() - start

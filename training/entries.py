@@ -58,8 +58,8 @@ class DepthMap:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A row that was checked: with ``depth`` the picture is sharp all over, else it shows ``blur``.
+class Entry:
+    """A row of a manifest that was checked: with ``depth`` the picture is sharp all over, else it shows ``blur``.
 
     Attributes:
         number: its line in the manifest, from 1.
@@ -113,7 +113,7 @@ def open_picture(path: Path) -> Image.Image:
     return rgb
 
 
-class RowCheck:
+class EntryCheck:
     """The check of one row, which goes on as far as it can so that all is found at once."""
 
     def __init__(
@@ -128,7 +128,7 @@ class RowCheck:
         self.problems: list[str] = []
         self.label = f"{given.get('picture')}: " if isinstance(given, Mapping) else ""
 
-    def run(self) -> Row | None:
+    def run(self) -> Entry | None:
         """The row, or None with ``problems`` filled."""
         values = self._parsed()
         if values is None:
@@ -143,7 +143,7 @@ class RowCheck:
             return None
         if mask is not None:
             subject = _box(mask >= 0.5)
-        return Row(
+        return Entry(
             number=self.number,
             name=PureWindowsPath(values["picture"]).as_posix(),
             picture=paths["picture"],

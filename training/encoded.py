@@ -23,8 +23,8 @@ class _Text(NamedTuple):
     pooled: Tensor | None
 
 
-class PictureSource:
-    """A dataset as the model sees it (see ``pictures.Source``).
+class EncodedDataset:
+    """A dataset as the model sees it (see ``pictures.LatentDataset``).
 
     Args:
         dataset: gives pictures, captions and blurs.
@@ -38,7 +38,7 @@ class PictureSource:
         self._texts: OrderedDict[tuple[str, int], _Text] = OrderedDict()
 
     def draw(self, generator: torch.Generator, scenes: int, per_scene: int, held_out: bool = False) -> Draw:
-        """As ``pictures.Source.draw``; captions of different lengths are padded to the longest, as the host pads.
+        """As ``LatentDataset.draw``; captions of different lengths are padded to the longest, as the host pads.
 
         Raises:
             ValueError: when the text encoder cannot give the captions one length.
