@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { addPlace, element } from "./lib/dom.js";
-import { render } from "./lib/markdown.js";
+import { fromMarkdown } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 
 /** Node -> height of its text in graph units. */
@@ -39,7 +39,7 @@ function addText(node, height) {
   });
   addPlace(node, "text shown", "bokeh_text", host, height, true);
   return (words) => {
-    text.replaceChildren(...render(words));
+    text.replaceChildren(...fromMarkdown(words));
     host.toggleAttribute("data-empty", !words);
   };
 }

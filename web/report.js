@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { chart } from "./lib/chart.js";
 import { addPlace, element } from "./lib/dom.js";
-import { render } from "./lib/markdown.js";
+import { fromMarkdown } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 import { savePicture } from "./lib/picture_files.js";
 import { turnViews } from "./lib/together.js";
@@ -124,7 +124,7 @@ function addReport(node) {
     verdict.textContent = told.verdict;
     curves.hidden = levels.size < 2;
     // The verdict stands above already.
-    numbers.replaceChildren(...render(words.replace(/^\*\*.*?\*\*\n\n/, "")));
+    numbers.replaceChildren(...fromMarkdown(words.replace(/^\*\*.*?\*\*\n\n/, "")));
     draw();
   };
 }

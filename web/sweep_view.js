@@ -13,7 +13,7 @@ const NODE = "BokehSweepView";
 const FIRST_SIZE = [400, 500];
 const PIVOT_LEVEL = -1;
 const MIN_HEIGHT = 240;
-const STAGE_HEIGHTS = [160, 620];
+const SCREEN_HEIGHTS = [160, 620];
 const ZOOM_CHECK_MS = 200;
 
 /** The views of the nodes that sit in a graph. */
@@ -92,9 +92,9 @@ function addView(node) {
 
 /** Give a node that nobody has sized yet the shape of its pictures. */
 function fit(node, view) {
-  const { clientWidth, clientHeight } = view.stage.element;
+  const { clientWidth, clientHeight } = view.screen.element;
   if (!clientWidth) return;
-  const [least, most] = STAGE_HEIGHTS;
+  const [least, most] = SCREEN_HEIGHTS;
   const wanted = Math.min(Math.max(clientWidth * view.tallness, least), most);
   node.setSize([node.size[0], Math.round(node.size[1] + wanted - clientHeight)]);
 }

@@ -242,12 +242,12 @@ def test_thirty_levels(view):
 @pytest.mark.parametrize(("picture", "size"), [("wide6", WIDE), ("tall6", TALL)])
 def test_the_picture_keeps_its_shape_and_stays_in_the_node(view, picture, size):
     view.run(picture=picture)
-    frame, stage = view.picture.bounding_box(), view.element.locator(".stage").bounding_box()
+    frame, screen = view.picture.bounding_box(), view.element.locator(".screen").bounding_box()
     assert frame["width"] / frame["height"] == pytest.approx(size[0] / size[1], rel=0.01)
-    assert frame["width"] <= stage["width"] + 1
-    assert frame["height"] <= stage["height"] + 1
+    assert frame["width"] <= screen["width"] + 1
+    assert frame["height"] <= screen["height"] + 1
     # It is as large as the node allows.
-    assert max(frame["width"] / stage["width"], frame["height"] / stage["height"]) > 0.98
+    assert max(frame["width"] / screen["width"], frame["height"] / screen["height"]) > 0.98
 
 
 def test_copies_the_value(browser, sweep_server, settings):
@@ -330,8 +330,8 @@ def test_text_grows_when_the_graph_is_far_away(view):
         view.zoom_to(scale)
         sizes.append(view.element.locator(".number").evaluate("(text) => parseFloat(getComputedStyle(text).fontSize)"))
     assert sizes[0] < sizes[1] < sizes[2]
-    stage, panel = (view.element.locator(part).bounding_box() for part in (".stage", ".panel"))
-    assert stage["y"] + stage["height"] <= panel["y"] + 1
+    screen, panel = (view.element.locator(part).bounding_box() for part in (".screen", ".panel"))
+    assert screen["y"] + screen["height"] <= panel["y"] + 1
 
 
 def test_a_new_node_takes_the_shape_of_its_pictures(view):
@@ -353,7 +353,7 @@ def test_a_new_node_takes_the_shape_of_its_pictures(view):
     view.page.wait_for_function(
         """(element) => {
              const part = (name) => element.shadowRoot.querySelector(name).getBoundingClientRect();
-             return part(".frame").height > 350 && part(".stage").height - part(".frame").height < 2;
+             return part(".frame").height > 350 && part(".screen").height - part(".frame").height < 2;
            }""",
         arg=view.element.element_handle(),
     )

@@ -20,7 +20,7 @@ base.replaceSync(`
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
 .view { display: flex; flex-direction: column; height: 100%; min-height: inherit; line-height: 1.25; }
-.stage { container-type: size; position: relative; min-height: 80px; display: grid; place-items: center; }
+.screen { container-type: size; position: relative; min-height: 80px; display: grid; place-items: center; }
 .frame {
   position: relative;
   width: min(100cqw, calc(100cqh * var(--ratio)));

@@ -7,7 +7,7 @@ sheet.replaceSync(`
   min-height: 260px;
 }
 .view { font-size: clamp(11px, 3.1cqw, 20px); }
-.stage { --ratio: 1.5; flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw); }
+.screen { --ratio: 1.5; flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw); }
 .frame { cursor: crosshair; outline: none; }
 .message { position: absolute; inset: 0; display: grid; place-items: center; padding: 2em; color: var(--muted); text-align: center; text-wrap: balance; }
 .message:empty { display: none; }

@@ -54,7 +54,7 @@ export class FocusView {
     const inside = [this.canvas, this.line, this.to, this.from, this.tag, this.said];
     const label = "Focus point: click, or move it with the arrow keys. Alt-click sets where a focus pull ends.";
     this.frame = element("div", { className: "frame", tabIndex: 0, role: "application", ariaLabel: label }, ...inside);
-    this.stage = element("div", { className: "stage" }, this.frame, this.message);
+    this.screen = element("div", { className: "screen" }, this.frame, this.message);
     this.marks = element("div", { className: "marks" });
     this.ring = element("div", { className: "ring", role: "slider", tabIndex: 0, ariaLabel: "Aperture" }, this.marks);
     this.words = element("div", { className: "words" });
@@ -73,7 +73,7 @@ export class FocusView {
     this.element = element("div", { className: "bokeh-focus-view" });
     const root = this.element.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [base, sheet];
-    root.append(element("div", { className: "view" }, this.stage, this.ring, row));
+    root.append(element("div", { className: "view" }, this.screen, this.ring, row));
     try {
       this.#preview = new Preview(this.canvas);
     } catch (error) {
@@ -141,7 +141,7 @@ export class FocusView {
       },
     };
     if (picture) {
-      this.stage.style.setProperty("--ratio", picture.width / picture.height);
+      this.screen.style.setProperty("--ratio", picture.width / picture.height);
       if (this.#preview) this.#preview.setScene(picture, map);
       else {
         Object.assign(this.canvas, { width: picture.width, height: picture.height });

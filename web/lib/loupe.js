@@ -2,22 +2,22 @@
 
 import { element } from "./dom.js";
 
-// How many pixels of the screen a pixel of the picture takes, at least; and beside what the stage shows.
+// How many pixels of the screen a pixel of the picture takes, at least; and beside what the screen shows.
 const LEAST_ZOOM = 1;
-const BESIDE_STAGE = 2;
+const BESIDE_SCREEN = 2;
 
 export class Loupe {
   #canvas = element("canvas");
   #zoom = element("span", { className: "tag" });
   #place = { x: 0.5, y: 0.5 };
 
-  /** @param {Stage} stage whose picture is enlarged */
-  constructor(stage) {
-    this.stage = stage;
+  /** @param {Screen} screen whose picture is enlarged */
+  constructor(screen) {
+    this.screen = screen;
     this.element = element("div", { className: "magnifier", hidden: true, ariaHidden: "true" }, this.#canvas, this.#zoom);
-    stage.frame.append(this.element);
-    stage.frame.addEventListener("pointermove", (event) => {
-      const { left, top, width, height } = stage.frame.getBoundingClientRect();
+    screen.frame.append(this.element);
+    screen.frame.addEventListener("pointermove", (event) => {
+      const { left, top, width, height } = screen.frame.getBoundingClientRect();
       this.#place = { x: (event.clientX - left) / width, y: (event.clientY - top) / height };
       this.draw();
     });
@@ -35,14 +35,14 @@ export class Loupe {
   /** Draw what lies under it; nothing while it is off. */
   draw() {
     if (!this.on) return;
-    const { frame, picture } = this.stage;
+    const { frame, picture } = this.screen;
     const { x, y } = this.#place;
     this.element.style.left = `${100 * x}%`;
     this.element.style.top = `${100 * y}%`;
     // Pixels of the screen: the graph's zoom is in the rectangle, and not in the element's own width.
     const screen = devicePixelRatio;
     const shown = (frame.getBoundingClientRect().width * screen) / picture.width;
-    const zoom = Math.max(LEAST_ZOOM, BESIDE_STAGE * shown);
+    const zoom = Math.max(LEAST_ZOOM, BESIDE_SCREEN * shown);
     const side = Math.round(this.element.getBoundingClientRect().width * screen);
     const part = side / zoom;
     this.#canvas.width = this.#canvas.height = side;

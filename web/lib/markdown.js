@@ -18,7 +18,7 @@ function table(lines) {
 }
 
 /** Elements for a text; what it does not know stays plain text. */
-export function render(text) {
+export function fromMarkdown(text) {
   return text
     .trim()
     .split(/\n{2,}/)

@@ -13,7 +13,7 @@ sheet.replaceSync(`
 .view { position: relative; font-size: calc(clamp(11px, 3.1cqw, 20px) * var(--enlarge, 1)); }
 
 /* The node alone says how high it is, so that it can be wide and flat. */
-.stage { --ratio: 1; flex: 1 1 0; }
+.screen { --ratio: 1; flex: 1 1 0; }
 .frame { cursor: ew-resize; }
 :host(:is([data-state="empty"], [data-state="gone"])) .frame { display: none; }
 

@@ -9,7 +9,7 @@ import { Other } from "./other.js";
 import { copyPicture, savePicture } from "./picture_files.js";
 import { Pictures } from "./pictures.js";
 import { Slider } from "./slider.js";
-import { Stage } from "./stage.js";
+import { Screen } from "./screen.js";
 import { sheet } from "./style.js";
 import { say, tools } from "./tools.js";
 
@@ -56,7 +56,7 @@ export class SweepView {
     this.onUse = onUse;
     this.onInput = onInput;
     this.other = new Other(pictureUrl, () => this.#redraw());
-    this.stage = new Stage({
+    this.screen = new Screen({
       mayStart: () => this.#levels.length > 0 && mayStart(),
       onScrub: (fraction, width) => this.#scrub(fraction, width),
       onScrubbed: () => this.#commit(),
@@ -91,15 +91,15 @@ export class SweepView {
     });
     const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
     this.remark = element("p", { className: "remark", role: "status", hidden: true });
-    this.stage.element.append(this.message);
-    this.loupe = new Loupe(this.stage);
-    this.stage.frame.append(this.progress, this.said);
+    this.screen.element.append(this.message);
+    this.loupe = new Loupe(this.screen);
+    this.screen.frame.append(this.progress, this.said);
     const row = element("div", { className: "row" }, readout, this.tools.element);
     this.panel = element("div", { className: "panel" }, this.slider.element, row);
     this.element = element("div", { className: "bokeh-sweep-view" });
     const root = this.element.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [base, sheet];
-    const all = element("div", { className: "view" }, this.stage.element, this.remark, this.panel);
+    const all = element("div", { className: "view" }, this.screen.element, this.remark, this.panel);
     this.menu = new Menu(all);
     root.append(all);
     root.addEventListener("keydown", (event) => this.#onKey(event));
@@ -129,9 +129,9 @@ export class SweepView {
     const pictures = new Pictures(urls, sweep, () => pictures === this.#pictures && this.#arrived());
     this.#pictures = pictures;
     this.slider.setLevels(this.#levels, sweep.name, sweep.pivot);
-    this.stage.comparing &&= this.#levels.length > 1;
+    this.screen.comparing &&= this.#levels.length > 1;
     this.tools.compare.disabled = this.#levels.length < 2;
-    this.tools.compare.ariaPressed = String(this.stage.comparing);
+    this.tools.compare.ariaPressed = String(this.screen.comparing);
     this.#setState("loading", "");
     pictures.load(nearest(this.#levels, this.#value));
     this.#showValue();
@@ -249,7 +249,7 @@ export class SweepView {
     say(this.tools.save, `Save the picture of ${near.label} (S)`);
     const used = this.#used === null ? this.other.reference : this.#nearTo(this.#used);
     this.tools.use.ariaPressed = String(used === near);
-    this.stage.setTexts({
+    this.screen.setTexts({
       picture: `The scene at ${this.#sweep.name} ${number}`,
       left: this.other.at(this.#value).label,
       right: mix > 0 ? `${this.#sweep.name} ${number}` : this.#levels[lower].label,
@@ -275,7 +275,7 @@ export class SweepView {
     const { lower, upper, mix } = around(this.#levels, this.#shown);
     const lowerLoaded = pictures.nearestLoaded(lower);
     const upperLoaded = pictures.at(upper) ? upper : lowerLoaded;
-    this.stage.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, this.other.at(this.#value, pictures).picture);
+    this.screen.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, this.other.at(this.#value, pictures).picture);
     this.loupe.draw();
     if (this.#shown !== this.#value) this.#redraw();
   }
@@ -283,13 +283,13 @@ export class SweepView {
   #fitStage({ width, height }) {
     if (this.#fitted?.width === width && this.#fitted.height === height) return;
     this.#fitted = { width, height };
-    this.stage.setSize(width, height);
+    this.screen.setSize(width, height);
   }
 
   #toggleCompare() {
     if (this.#levels.length < 2) return;
-    this.stage.comparing = !this.stage.comparing;
-    this.tools.compare.ariaPressed = String(this.stage.comparing);
+    this.screen.comparing = !this.screen.comparing;
+    this.tools.compare.ariaPressed = String(this.screen.comparing);
     this.#redraw();
   }
 
@@ -297,7 +297,7 @@ export class SweepView {
   #compareWith(what) {
     if (what === "last") this.other.takeLast(this.#value);
     else this.other.hold(what);
-    if (!this.stage.comparing) this.#toggleCompare();
+    if (!this.screen.comparing) this.#toggleCompare();
     this.#showValue();
     this.#redraw();
   }
@@ -362,7 +362,7 @@ export class SweepView {
       u: () => this.#use(),
     };
     let act = acts[key];
-    if (key === "escape" && (this.stage.comparing || this.loupe.on)) act = () => this.#leave();
+    if (key === "escape" && (this.screen.comparing || this.loupe.on)) act = () => this.#leave();
     if (key === "enter" && event.target === this.slider.element) act = () => this.#toggleCompare();
     if (level) act = () => (event.shiftKey ? this.#compareWith(level) : this.turnTo(level.value));
     if (!act) return;

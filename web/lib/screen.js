@@ -5,7 +5,7 @@ import { element, icon, onDrag } from "./dom.js";
 const DIVIDER_STEP = 0.05;
 const CLICK_PX = 3;
 
-export class Stage {
+export class Screen {
   #canvas = element("canvas", { role: "img" });
   #context = this.#canvas.getContext("2d", { alpha: false });
   #left = element("span", { className: "tag" });
@@ -38,7 +38,7 @@ export class Stage {
     const left = element("div", { className: "side left" }, this.#left);
     const right = element("div", { className: "side right" }, this.#right);
     this.frame = element("div", { className: "frame" }, this.#canvas, left, right, this.#divider);
-    this.element = element("div", { className: "stage" }, this.frame);
+    this.element = element("div", { className: "screen" }, this.frame);
     this.comparing = false;
     let start = 0;
     let isDrag = false;
