@@ -10,6 +10,7 @@ from ..attention.rows import Pivot, Plan, Trajectory
 from ..sweep.values import DEFAULT_PIVOT, MAX_LEVELS, Sweep, nearest, parse_blurs
 from ..weights.format import Adapter
 from .latent import repeat_scenes
+from .preview import with_previews
 from .schema import ADAPTER, PIVOT, SWEEP, blur_slider, schema, strength_input, validation
 
 TRAJECTORY = io.Custom("BOKEH_TRAJECTORY")
@@ -187,4 +188,5 @@ class BokehSweep(io.ComfyNode):
         rows = repeat_scenes(latent, len(values))
         swept = install(model, adapter, Plan(values, pivot, True, rows_at_once), strength)
         sweep = Sweep(values * scenes, None if pivot is None else pivot.blur, scenes=scenes)
-        return io.NodeOutput(swept, rows, sweep, ui={"text": notes + untried(model)})
+        shown = swept if swept is model else with_previews(swept, sweep)
+        return io.NodeOutput(shown, rows, sweep, ui={"text": notes + untried(model)})

@@ -9,6 +9,7 @@ from ..stages.mixing import ALPHA_MAX
 from ..stages.prompts import stage_prompt
 from ..sweep.values import Scale, Sweep, parse_values
 from .latent import repeat_scene
+from .preview import with_previews
 from .schema import SWEEP, schema, validation
 
 _ALPHA, _LAYOUT = "alpha", "layout"
@@ -154,4 +155,5 @@ class BokehStageSweep(io.ComfyNode):
         alphas, layouts = (listed, (layout,)) if vary == _ALPHA else ((alpha,), listed)
         positive = stage_prompt(model, global_prompt, local_prompt, alphas, layouts, len(listed))
         rows = repeat_scene(latent, len(listed), vary)
-        return io.NodeOutput(install_stages(model), positive, rows, Sweep(listed, name=vary, decimals=2))
+        sweep = Sweep(listed, name=vary, decimals=2)
+        return io.NodeOutput(with_previews(install_stages(model), sweep), positive, rows, sweep)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 
 from ..host import as_app_result
@@ -35,12 +37,14 @@ class BokehSweepView(io.ComfyNode):
                     step=0.5,
                     round=0.01,
                     optional=True,
-                    tooltip="Which level leaves at image and blur: the one nearest to this value. The button Use this "
-                    "level below sets it. -1 = the pivot's.",
+                    tooltip="Which level leaves at image and blur: the one nearest to this value. The button Use in the "
+                    "view sets it. -1 = the pivot's.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The picture of the level, alone."),
+                io.Image.Output(
+                    display_name="image", tooltip="The picture of the level, alone; of several scenes one each."
+                ),
                 io.Float.Output(display_name="blur", tooltip="The level's value, for Bokeh Blur for example."),
             ],
             is_output_node=True,
@@ -51,20 +55,32 @@ class BokehSweepView(io.ComfyNode):
         sweep.check(len(images))
         row = sweep.reference_row if level == PIVOT_LEVEL else nearest(sweep.values, level)
         files = ui.PreviewImage(images.float(), cls=cls).values
-        captions = sweep.captions or (None,) * len(sweep)
-        levels = zip(files, sweep.values, sweep.labels, captions, strict=True)
         # A key of its own, which the page's script reads.
-        shown = {
-            "name": sweep.name,
-            "pivot": sweep.pivot,
-            "reference": sweep.reference_row,
-            "height": images.shape[1],
-            "width": images.shape[2],
-            "remarks": remarks(images, sweep),
-            "levels": [
-                {**file, "value": value, "label": label, "caption": caption} for file, value, label, caption in levels
-            ],
-        }
+        told = {**shown(sweep, files, (images.shape[2], images.shape[1])), "remarks": remarks(images, sweep)}
+        # Of several scenes the level of each.
         return io.NodeOutput(
-            images[row : row + 1], sweep.values[row], ui={"bokeh_sweep": [shown], **as_app_result(files)}
+            images[row :: sweep.levels], sweep.values[row], ui={"bokeh_sweep": [told], **as_app_result(files)}
         )
+
+
+def shown(sweep: Sweep, files: list[dict], size: tuple[int, int]) -> dict:
+    """A sweep as the page's light table reads it.
+
+    Args:
+        files: where the picture of each row is.
+        size: width and height of every picture in px.
+    """
+    one_scene = replace(sweep, values=sweep.values[: sweep.levels], captions=sweep.captions[: sweep.levels], scenes=1)
+    captions = sweep.captions or (None,) * len(sweep)
+    rows = zip(files, sweep.values, one_scene.labels * sweep.scenes, captions, strict=True)
+    return {
+        "name": sweep.name,
+        "pivot": sweep.pivot,
+        "reference": sweep.reference_row,
+        "scenes": sweep.scenes,
+        "width": size[0],
+        "height": size[1],
+        "levels": [
+            {**file, "value": value, "label": label, "caption": caption} for file, value, label, caption in rows
+        ],
+    }

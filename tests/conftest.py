@@ -132,5 +132,5 @@ def sweep_server(tmp_path_factory):
 
     base = tmp_path_factory.mktemp("sweep_server")
     prepare(base)
-    with HostServer(base, cpu=True) as server:
+    with HostServer(base, cpu=True, arguments=["--preview-method", "latent2rgb"]) as server:
         yield server

@@ -1,12 +1,13 @@
 /** Puts the picture in which focus is chosen into the node BokehFocus. */
 
-import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { passToCanvas, settle } from "./lib/canvas.js";
 import { addPlace, element } from "./lib/dom.js";
 import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
 import { FocusView } from "./lib/focus_view.js";
 import { after, followOutputs, locator } from "./lib/outputs.js";
+import { fileUrl } from "./lib/picture_files.js";
+import { say } from "./lib/words.js";
 
 const NODE = "BokehFocus";
 const FIRST_WIDTH = 420;
@@ -16,8 +17,6 @@ const CHECK_MS = 150;
 
 /** The nodes that sit in a graph: node -> check(). */
 const nodes = new Map();
-
-const fileUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
 /** Address of the file of a Load Image in front of an input, null if something else stands there. */
 function loadedBefore(node, name) {
@@ -102,7 +101,7 @@ function write(node, changes) {
     node.graph.setDirtyCanvas(true, true);
   }
   const names = linked.map(({ widget }) => widget.name).join(", ");
-  return names ? `${names}: set by another node. Disconnect it to choose here.` : undefined;
+  return names ? say("{names}: set by another node. Disconnect it to choose here.", { names }) : undefined;
 }
 
 app.registerExtension({

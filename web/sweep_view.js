@@ -4,10 +4,11 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { passToCanvas } from "./lib/canvas.js";
 import { addPlace } from "./lib/dom.js";
-import { after, followOutputs, look } from "./lib/outputs.js";
-import { uploadPicture } from "./lib/picture_files.js";
-import { join, leave } from "./lib/together.js";
+import { after, executionIds, followOutputs, look } from "./lib/outputs.js";
+import { fileUrl, uploadPicture } from "./lib/picture_files.js";
+import { reaches, runOf } from "./lib/runs.js";
 import { SweepView } from "./lib/view.js";
+import { say } from "./lib/words.js";
 
 const NODE = "BokehSweepView";
 const FIRST_SIZE = [400, 500];
@@ -16,12 +17,8 @@ const MIN_HEIGHT = 240;
 const SCREEN_HEIGHTS = [160, 620];
 const ZOOM_CHECK_MS = 200;
 
-/** The views of the nodes that sit in a graph. */
-const views = new Set();
-
-function pictureUrl(file) {
-  return api.apiURL(`/view?${new URLSearchParams(file)}`);
-}
+/** The views of the nodes that sit in a graph: node -> view. */
+const views = new Map();
 
 /** Change the graph as one step that can be undone. */
 function change(act) {
@@ -32,7 +29,7 @@ function change(act) {
 
 /** Put a picture of the server's temp folder into a new Load Image node beside the view. */
 async function loadInNode(node, file, pictureName) {
-  const name = await uploadPicture(api, pictureUrl(file), pictureName);
+  const name = await uploadPicture(fileUrl(file), pictureName);
   change(() => {
     const loader = window.LiteGraph.createNode("LoadImage");
     loader.pos = [node.pos[0] + node.size[0] + 40, node.pos[1]];
@@ -50,10 +47,11 @@ function addView(node) {
   const level = node.widgets?.find((widget) => widget.name === "level");
   const used = () => (level && level.value !== PIVOT_LEVEL ? level.value : null);
   const view = new SweepView({
-    pictureUrl: (file) => pictureUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
-    originalUrl: pictureUrl,
+    // A preview brings its picture along.
+    pictureUrl: (file) => file.url ?? fileUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
+    originalUrl: fileUrl,
     mayStart: () => !app.canvas.read_only,
-    onPlace: (value) => look(node, { place: value }),
+    onLook: (seen) => look(node, seen),
     onUse: (value) => {
       change(() => (level.value = value));
       view.used = value;
@@ -72,22 +70,23 @@ function addView(node) {
 
   followOutputs(node, ({ bokeh_sweep: [sweep] = [] }) => {
     if (!sweep) return false;
-    view.show(sweep, look(node).place);
+    view.show(sweep, look(node));
     view.used = used();
     if (isNew) fit(node, view);
     isNew = false;
     return true;
   });
   after(node, "onConfigure", () => (isNew = false));
-  after(node, "onAdded", () => {
-    views.add(view);
-    join(node, (value) => view.turnTo(value));
-  });
+  after(node, "onAdded", () => views.set(node, view));
   after(node, "onRemoved", () => {
-    views.delete(view);
-    leave(node);
+    views.delete(node);
     view.dispose();
   });
+}
+
+/** Turn the views in a node's graph to a level: a click in the report. How many of them have it. */
+export function turnViews(node, value) {
+  return [...views].filter(([other, view]) => other.graph === node.graph && view.turnTo(value)).length;
 }
 
 /** Give a node that nobody has sized yet the shape of its pictures. */
@@ -104,8 +103,18 @@ app.registerExtension({
   setup() {
     // The page has no event for zooming that both renderings send.
     setInterval(() => {
-      for (const view of views) view.setZoom(app.canvas.ds.scale);
+      for (const view of views.values()) view.setZoom(app.canvas.ds.scale);
     }, ZOOM_CHECK_MS);
+    api.addEventListener("bokeh_preview", async ({ detail }) => {
+      const run = await runOf(detail.prompt_id);
+      for (const [node, view] of run ? views : []) {
+        const isShown = executionIds(run, node).some((id) => reaches(run.prompt, detail.node, id));
+        if (isShown) view.preview(detail.sweep, say("Preview, step {step} of {steps}", detail));
+      }
+    });
+    for (const end of ["execution_error", "execution_interrupted"]) {
+      api.addEventListener(end, () => views.forEach((view) => view.endPreview()));
+    }
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addView(node);

@@ -36,7 +36,9 @@ def write_batches(folder: Path) -> None:
         frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True, duration=60_000)
 
 
-def workflow(picture: str = "wide6", blurs: str = SIX, pivot: float = 15, name: str = "blur") -> dict[str, Any]:
+def workflow(
+    picture: str = "wide6", blurs: str = SIX, pivot: float = 15, name: str = "blur", scenes: int = 1
+) -> dict[str, Any]:
     """A batch of pictures and a sweep, both into the view. ``pivot`` -1: none."""
 
     def node(id: int, kind: str, pos: list, size: list, inputs: list, outputs: list, values: list) -> dict:
@@ -48,7 +50,7 @@ def workflow(picture: str = "wide6", blurs: str = SIX, pivot: float = 15, name: 
     into = [{"name": "images", "type": "IMAGE", "link": 1}, {"name": "sweep", "type": "BOKEH_SWEEP", "link": 2}]
     nodes = [
         node(1, "LoadImage", [0, 0], [280, 320], [], [image], [f"{picture}.webp", "image"]),
-        node(2, "BokehTestSweep", [0, 400], [280, 130], [], [sweep], [blurs, pivot, name]),
+        node(2, "BokehTestSweep", [0, 400], [280, 130], [], [sweep], [blurs, pivot, name, scenes]),
         node(3, "BokehSweepView", [340, 0], [440, 480], into, [], []),
     ]
     links = [[1, 1, 0, 3, 0, "IMAGE"], [2, 2, 0, 3, 1, "BOKEH_SWEEP"]]

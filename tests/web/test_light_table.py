@@ -86,9 +86,9 @@ def test_a_level_is_taken_by_the_menu_and_that_is_one_step_to_undo(view):
     view.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
     before = view.page.evaluate(UNDOABLE)
     menu(view, "Use blur 22")
-    expect(view.element.get_by_role("button", name="Use this level")).to_have_attribute("aria-pressed", "true")
+    expect(view.element.get_by_role("button", name="Use blur")).to_have_attribute("aria-pressed", "true")
     view.press("Home")
-    expect(view.element.get_by_role("button", name="Use this level")).to_have_attribute("aria-pressed", "false")
+    expect(view.element.get_by_role("button", name="Use blur")).to_have_attribute("aria-pressed", "false")
     view.page.mouse.click(5, 500)
     assert view.page.evaluate(UNDOABLE) == before + 1
     assert view.host.prompt()["3"]["inputs"]["level"] == 22
@@ -155,6 +155,38 @@ def test_the_report_says_it_in_words_and_turns_the_view(view):
     assert svg["y"] + svg["height"] <= box["y"] + box["height"]
     view.host.open()
     expect(report.get_by_role("status").first).to_have_text("The scene stays; 0 is the least alike.")
+
+
+@both_renderers
+def test_scenes_are_switched_by_keys_and_buttons(view):
+    view.run(blurs="0, 15, 30", scenes=2)
+    view.expect_grey(grey(1, 6))
+    scene = view.element.locator(".scenes")
+    expect(scene).to_have_text("scene 1 of 2")
+    view.press("PageDown")
+    expect(scene).to_have_text("scene 2 of 2")
+    view.expect_grey(grey(4, 6))
+    view.element.get_by_role("button", name="Next scene").click()
+    expect(scene).to_have_text("scene 1 of 2")
+    view.press("End", "PageUp")
+    view.expect_value(30, "blur 30")
+    view.expect_grey(grey(5, 6))
+    with view.page.expect_download() as saved:
+        view.press("s")
+    assert saved.value.suggested_filename == "scene_2_blur_30.png"
+    view.host.open()
+    view.ready().expect_value(30, "blur 30")
+    view.expect_grey(grey(5, 6))
+    # By keys alone, and for those who do not see it: every control in its order, and each with a name.
+    view.slider.focus()
+    order = []
+    for _ in range(6):
+        view.page.keyboard.press("Tab")
+        order.append(view.element.evaluate("(element) => element.shadowRoot.activeElement?.className.split(' ')[0]"))
+    assert order == ["compare", "loupe", "use", "save", "open", "copy"]
+    nameless = """(element) => [...element.shadowRoot.querySelectorAll("button, a, [tabindex]")]
+                    .filter((part) => !part.ariaLabel && !part.textContent).map((part) => part.className)"""
+    assert view.element.evaluate(nameless) == []
 
 
 def test_identical_pictures_are_questioned_in_the_view_and_in_the_report(view):

@@ -16,6 +16,14 @@ export function passToCanvas(element) {
   for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddle);
 }
 
+/** Let the wheel scroll `inside` where there is more of it than is seen, and else zoom the graph. */
+export function scrollOrZoom(element, inside) {
+  element.addEventListener("wheel", (event) => {
+    if (inside.scrollHeight > inside.clientHeight) event.stopPropagation();
+    else app.canvas.canvas.dispatchEvent(new WheelEvent(event.type, event));
+  });
+}
+
 /** The place on screen of each node, by the node's locator. */
 const places = new Map();
 

@@ -1,8 +1,9 @@
 /** The curves of a report, drawn at the size that there is and in the page's colours; every level can be clicked. */
 
+import { drawn as part, take } from "./dom.js";
 import { plain } from "./levels.js";
+import { say } from "./words.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const LEFT = 40;
 const RIGHT = 14;
 const TOP = 22;
@@ -11,13 +12,6 @@ const GAP = 26;
 // A label takes about so many px a character at this size of text, and some air.
 const CHARACTER = 6.6;
 const AIR = 10;
-
-function part(tag, properties, ...children) {
-  const made = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(properties)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
 
 const text = (x, y, words, properties = {}) => part("text", { x, y, ...properties }, words);
 
@@ -39,7 +33,7 @@ export function chart({ levels, pivot }, panels, { width, height }, onPick) {
   if (pivot !== null && pivot >= first && pivot <= first + span) {
     drawn.append(part("line", { class: "pivot", x1: x(pivot), x2: x(pivot), y1: TOP, y2: bottom }));
     const end = x(pivot) > width - 60;
-    drawn.append(text(x(pivot) + (end ? -4 : 4), bottom - 4, "pivot", { class: "pivot", "text-anchor": end ? "end" : "start" }));
+    drawn.append(text(x(pivot) + (end ? -4 : 4), bottom - 4, say("pivot"), { class: "pivot", "text-anchor": end ? "end" : "start" }));
   }
   const dots = levels.map(() => []);
   panels.forEach(({ title, ends, of, low, high }, number) => {
@@ -66,15 +60,15 @@ export function chart({ levels, pivot }, panels, { width, height }, onPick) {
     const from = index ? (middle + x(levels[index - 1].value)) / 2 : middle - RIGHT;
     const to = index < levels.length - 1 ? (middle + x(levels[index + 1].value)) / 2 : middle + RIGHT;
     const column = part("rect", { x: from, y: 0, width: to - from, height, class: "column" });
-    const said = panels.map(({ title, of }) => `${title.toLowerCase()} ${plain(of(level), 3)}`).join(", ");
-    const shownAs = `${level.label}: ${said}. Show it in the view`;
+    const told = panels.map(({ title, of }) => `${title.toLowerCase()} ${plain(of(level), 3)}`).join(", ");
+    const said = `${level.label}: ${told}`;
+    const shownAs = say("{said}. Show it in the view", { said });
     const pick = part("g", { role: "button", tabindex: 0, "aria-label": shownAs }, column, ...dots[index], ...shown);
-    pick.append(part("title", {}, `${level.label}: ${said}`));
+    pick.append(part("title", {}, said));
     pick.addEventListener("click", () => onPick(level.value));
     pick.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
-      event.preventDefault();
-      event.stopPropagation();
+      take(event);
       onPick(level.value);
     });
     drawn.append(pick);

@@ -13,6 +13,28 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
+/** The same of a drawing, with attributes alone. */
+export function drawn(tag, attributes, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+/** A line drawing of 16 by 16 units in the text's colour; `path` as in SVG. */
+export function icon(path) {
+  return drawn("svg", { viewBox: "0 0 16 16", "aria-hidden": true }, drawn("path", { d: path }));
+}
+
+/** An element with a style of its own, untouched by the page's. */
+export function shadowed(className, sheets, ...children) {
+  const host = element("div", { className });
+  const root = host.attachShadow({ mode: "open" });
+  root.adoptedStyleSheets = sheets;
+  root.append(...children);
+  return host;
+}
+
 /** Writes words into an element that are gone after `ms` milliseconds. */
 export function briefly(target, ms) {
   let timer = 0;
@@ -29,16 +51,14 @@ export function addPlace(node, name, type, content, height, hideOnZoom = false) 
   widget.serialize = false;
 }
 
-/** A line drawing of 16 by 16 units in the text's colour; `path` as in SVG. */
-export function icon(path) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 16 16");
-  svg.setAttribute("aria-hidden", "true");
-  const line = document.createElementNS(SVG, "path");
-  line.setAttribute("d", path);
-  svg.append(line);
-  return svg;
+/** Take an event from the page, which would move the selected node or scroll. */
+export function take(event) {
+  event.preventDefault();
+  event.stopPropagation();
 }
+
+/** Whether a key is pressed for the page, with one of its modifiers. */
+export const isPages = (event) => event.ctrlKey || event.metaKey || event.altKey;
 
 /**
  * Follow a pressed pointer, whatever it is: `onMove(event)` while it moves, `onEnd(event)` once at the end.

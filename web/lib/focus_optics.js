@@ -1,5 +1,7 @@
 /** The optics of Bokeh Focus as its preview needs them; the same equations as optics/focus.py. No page, no state. */
 
+import { say } from "./words.js";
+
 /** Apertures in thirds of a stop, as lenses count them. */
 const THIRDS = [
   1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.5, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9, 10, 11, 13, 14, 16, 18, 20,
@@ -61,7 +63,8 @@ export function focusOf(values, map, width, height) {
   const sharp = values.sharp / 2;
   const reach = sharp + limit / gain;
   const at = (value) => (metric ? distance(low + value * span) : number(Math.min(Math.max(value, 0), 1)));
-  const words = `focus ${at(plane)}, sharp ${at(plane + reach * (metric ? 1 : -1))} to ${at(plane - reach * (metric ? 1 : -1))}`;
+  const way = metric ? reach : -reach;
+  const words = say("focus {focus}, sharp {near} to {far}", { focus: at(plane), near: at(plane + way), far: at(plane - way) });
   return { plane, gain, sharp, limit, words };
 }
 
@@ -83,7 +86,7 @@ function strength({ focal, fNumber, sensor }, disparity, width, height) {
 }
 
 function distance(disparity) {
-  if (disparity <= 1 / FARTHEST) return "infinity";
+  if (disparity <= 1 / FARTHEST) return say("infinity");
   return `${Number((1 / disparity).toPrecision(3))} m`;
 }
 

@@ -9,21 +9,6 @@ sheet.replaceSync(`
 .view { font-size: clamp(11px, 3.1cqw, 20px); }
 .screen { --ratio: 1.5; flex: 1 1 min(calc(100cqw / var(--ratio)), 125cqw); }
 .frame { cursor: crosshair; outline: none; }
-.message { position: absolute; inset: 0; display: grid; place-items: center; padding: 2em; color: var(--muted); text-align: center; text-wrap: balance; }
-.message:empty { display: none; }
-.tag {
-  position: absolute;
-  top: 0.6em;
-  left: 0.6em;
-  padding: 0.2em 0.6em;
-  border-radius: 0.35em;
-  background: rgb(0 0 0 / 0.62);
-  color: #fff;
-  font-size: 0.9em;
-  pointer-events: none;
-}
-.tag:empty { display: none; }
-.said { top: auto; bottom: 0.8em; left: 50%; translate: -50%; max-width: 94%; text-align: center; }
 .point { position: absolute; width: 2.6em; height: 2.6em; translate: -50% -50%; pointer-events: none; }
 /* Corners of a frame, as in a viewfinder, light on dark and dark on light. */
 .point::before, .point::after {
@@ -65,16 +50,4 @@ sheet.replaceSync(`
 .ring::after { content: ""; position: absolute; left: 50%; bottom: 0; width: 0.7em; height: 0.5em; translate: -50%; background: #ffd84a; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
 .row { display: flex; align-items: center; gap: 0.5em; min-height: 2.4em; padding: 0.3em 0.2em 0; }
 .words { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-variant-numeric: tabular-nums; }
-button {
-  padding: 0.35em 0.7em;
-  border: 0;
-  border-radius: 0.4em;
-  background: var(--control);
-  color: inherit;
-  font: inherit;
-  cursor: pointer;
-}
-button:hover { background: color-mix(in srgb, var(--text) 18%, transparent); }
-button:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-button[aria-pressed="true"] { background: var(--accent); color: #fff; }
 `);

@@ -1,10 +1,11 @@
 /** A picture in which focus is chosen, with the aperture ring under it. Knows nothing of nodes and graphs. */
 
 import { base } from "./base_style.js";
-import { briefly, element, onDrag } from "./dom.js";
+import { briefly, element, isPages, onDrag, shadowed, take } from "./dom.js";
 import { focusOf, ringOf, stepAt } from "./focus_optics.js";
 import { Preview } from "./focus_preview.js";
 import { sheet } from "./focus_style.js";
+import { say } from "./words.js";
 
 // How far the ring is dragged from one step to the next, and how far apart its numbers stand, in em.
 const STEP_EM = 1.5;
@@ -13,7 +14,6 @@ const FINE_KEY_STEP = 0.001;
 const SAID_MS = 3500;
 // A key that was let go elsewhere has ended by then.
 const KEY_MS = 600;
-const EMPTY = "Connect a Load Image to see its picture here, or queue the graph once.";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const within = (value, most) => Math.min(Math.max(value, 0), most);
@@ -43,7 +43,7 @@ export class FocusView {
   }
 
   #build(mayStart) {
-    this.canvas = element("canvas", { role: "img", ariaLabel: "The picture, out of focus as it is set" });
+    this.canvas = element("canvas", { role: "img", ariaLabel: say("The picture, out of focus as it is set") });
     this.from = element("div", { className: "point from" });
     this.to = element("div", { className: "point to", hidden: true });
     this.line = element("div", { className: "line", hidden: true });
@@ -52,11 +52,11 @@ export class FocusView {
     this.#say = briefly(this.said, SAID_MS);
     this.message = element("div", { className: "message" });
     const inside = [this.canvas, this.line, this.to, this.from, this.tag, this.said];
-    const label = "Focus point: click, or move it with the arrow keys. Alt-click sets where a focus pull ends.";
-    this.frame = element("div", { className: "frame", tabIndex: 0, role: "application", ariaLabel: label }, ...inside);
+    const ariaLabel = say("Focus point: click, or move it with the arrow keys. Alt-click sets where a focus pull ends.");
+    this.frame = element("div", { className: "frame", tabIndex: 0, role: "application", ariaLabel }, ...inside);
     this.screen = element("div", { className: "screen" }, this.frame, this.message);
     this.marks = element("div", { className: "marks" });
-    this.ring = element("div", { className: "ring", role: "slider", tabIndex: 0, ariaLabel: "Aperture" }, this.marks);
+    this.ring = element("div", { className: "ring", role: "slider", tabIndex: 0, ariaLabel: say("Aperture") }, this.marks);
     this.words = element("div", { className: "words" });
     const toggle = (text, title, onChange) => {
       const made = element("button", { type: "button", title, ariaPressed: "false" }, text);
@@ -66,14 +66,13 @@ export class FocusView {
       });
       return made;
     };
-    this.pull = toggle("pull", "The next click sets where a focus pull ends (Alt-click)");
-    this.overlay = toggle("in focus", "Colour what is in focus", () => this.refresh());
-    this.plain = toggle("sharp", "Show the picture without blur", () => this.refresh());
+    const refresh = () => this.refresh();
+    this.pull = toggle(say("pull"), say("The next click sets where a focus pull ends (Alt-click)"));
+    this.overlay = toggle(say("in focus"), say("Colour what is in focus"), refresh);
+    this.plain = toggle(say("sharp"), say("Show the picture without blur"), refresh);
     const row = element("div", { className: "row" }, this.words, this.pull, this.overlay, this.plain);
-    this.element = element("div", { className: "bokeh-focus-view" });
-    const root = this.element.attachShadow({ mode: "open" });
-    root.adoptedStyleSheets = [base, sheet];
-    root.append(element("div", { className: "view" }, this.screen, this.ring, row));
+    const all = element("div", { className: "view" }, this.screen, this.ring, row);
+    this.element = shadowed("bokeh-focus-view", [base, sheet], all);
     try {
       this.#preview = new Preview(this.canvas);
     } catch (error) {
@@ -166,12 +165,14 @@ export class FocusView {
     const values = this.#values;
     const picture = this.#picture;
     this.frame.hidden = !picture;
-    this.message.textContent = picture ? "" : EMPTY;
+    const empty = say("Connect a Load Image to see its picture here, or queue the graph once.");
+    this.message.textContent = picture ? "" : empty;
     this.#drawRing(values);
     this.#drawPoints(values);
     if (!picture) return;
     const plain = this.plain.ariaPressed === "true" || !this.#map;
-    this.tag.textContent = !this.#preview ? "no preview: no WebGL 2" : this.#map ? (plain ? "" : "preview") : "queue once for the preview";
+    const drawn = this.#map ? (plain ? "" : say("preview")) : say("queue once for the preview");
+    this.tag.textContent = this.#preview ? drawn : say("no preview: no WebGL 2");
     if (!this.#map) {
       this.words.textContent = "";
       this.#preview?.draw({ plane: 0, gain: 0, sharp: 0, limit: -1, overlay: false, plain: true });
@@ -213,10 +214,9 @@ export class FocusView {
         return mark;
       }),
     );
-    this.ring.setAttribute("aria-valuemin", ring.steps[0]);
-    this.ring.setAttribute("aria-valuemax", ring.steps.at(-1));
-    this.ring.setAttribute("aria-valuenow", ring.steps[set]);
-    this.ring.setAttribute("aria-valuetext", ring.write(ring.steps[set]));
+    const [ariaValueMin, ariaValueMax, ariaValueNow] = [ring.steps[0], ring.steps.at(-1), ring.steps[set]];
+    const ariaValueText = ring.write(ariaValueNow);
+    Object.assign(this.ring, { ariaValueMin, ariaValueMax, ariaValueNow, ariaValueText });
   }
 
   #isOn(point, { clientX, clientY }) {
@@ -259,6 +259,7 @@ export class FocusView {
 
   #onFrameKey(event) {
     const way = ARROWS[event.key];
+    // Alt moves the end of the pull.
     if (!way || !this.#picture || event.ctrlKey || event.metaKey) return;
     this.#take(event);
     const [nameX, nameY] = event.altKey ? ["pull_x", "pull_y"] : ["focus_x", "focus_y"];
@@ -269,7 +270,7 @@ export class FocusView {
   }
 
   #onRingKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isPages(event)) return;
     const ring = ringOf(this.#values);
     const [along, up] = ARROWS[event.key] ?? [0, 0];
     const ends = { Home: -Infinity, End: Infinity };
@@ -280,9 +281,7 @@ export class FocusView {
   }
 
   #take(event) {
-    // The page would move the selected node or scroll.
-    event.preventDefault();
-    event.stopPropagation();
+    take(event);
     clearTimeout(this.#keyTimer);
     this.#keyTimer = setTimeout(() => this.#commit(), KEY_MS);
   }

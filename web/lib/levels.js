@@ -5,16 +5,21 @@
  * Levels rise strictly.
  */
 
-/** The levels of what the node sent, in rising order and each value once: a sweep keeps order and repetitions. */
-export function levelsOf(sweep) {
+import { named } from "./words.js";
+
+/** The levels of a scene (from 0) of what the node sent, in rising order and each value once. */
+export function levelsOf(sweep, scene) {
+  const count = sweep.levels.length / scenesOf(sweep);
   const levels = new Map();
-  sweep.levels.forEach(({ value, label, caption, filename, subfolder, type }, row) => {
-    if (!levels.has(value)) {
-      const file = { filename, subfolder, type };
-      levels.set(value, { value, label, caption, file, reference: row === sweep.reference });
-    }
+  sweep.levels.slice(scene * count, (scene + 1) * count).forEach(({ value, label, caption, ...file }, row) => {
+    if (!levels.has(value)) levels.set(value, { value, label: named(label), caption, file, reference: row === sweep.reference });
   });
   return [...levels.values()].sort((a, b) => a.value - b.value);
+}
+
+/** How many scenes it shows; what older versions sent shows one. */
+export function scenesOf(sweep) {
+  return sweep?.scenes ?? 1;
 }
 
 export function clampTo(levels, value) {

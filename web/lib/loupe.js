@@ -11,7 +11,6 @@ export class Loupe {
   #zoom = element("span", { className: "tag" });
   #place = { x: 0.5, y: 0.5 };
 
-  /** @param {Screen} screen whose picture is enlarged */
   constructor(screen) {
     this.screen = screen;
     this.element = element("div", { className: "magnifier", hidden: true, ariaHidden: "true" }, this.#canvas, this.#zoom);

@@ -1,7 +1,8 @@
 /** What is left of the divider: the pivot, a level that is held there, or the last run. */
 
-import { clampTo, levelsOf, nearest } from "./levels.js";
+import { clampTo, levelsOf, nearest, scenesOf } from "./levels.js";
 import { Pictures } from "./pictures.js";
+import { say } from "./words.js";
 
 export class Other {
   #levels = [];
@@ -9,18 +10,16 @@ export class Other {
   /** null for the level that stands for the pivot. */
   #held = null;
   #last = null;
+  #lastLevels = [];
   #lastPictures = null;
 
-  /**
-   * @param {(file: object) => string} pictureUrl address of a picture for the page
-   * @param {() => void} onChange a picture of the last run came
-   */
+  /** `onChange()`: a picture of the last run came. */
   constructor(pictureUrl, onChange) {
     this.pictureUrl = pictureUrl;
     this.onChange = onChange;
   }
 
-  /** Take another sweep; a level that is held stays held, if the new sweep has it. */
+  /** Take another sweep, or other levels of it; a level that is held stays held, if they have it. */
   setSweep(sweep, levels) {
     this.stopLast();
     // Pictures that the server lost are asked for again by the same sweep.
@@ -28,11 +27,6 @@ export class Other {
     this.#sweep = sweep;
     this.#levels = levels;
     this.#held = levels.find(({ value }) => value === this.#held?.value) ?? null;
-  }
-
-  /** The level that stands for the pivot. */
-  get reference() {
-    return this.#levels.find((level) => level.reference);
   }
 
   get hasLast() {
@@ -45,13 +39,17 @@ export class Other {
     this.#held = level;
   }
 
-  /** Take the last run, from its level nearest to a value on. */
-  takeLast(value) {
+  /** Take a scene of the last run, from its level nearest to a value on. */
+  takeLast(value, scene) {
     this.stopLast();
-    const levels = levelsOf(this.#last);
-    const urls = levels.map((level) => this.pictureUrl(level.file));
+    this.#lastLevels = levelsOf(this.#last, Math.min(scene, scenesOf(this.#last) - 1));
+    const urls = this.#lastLevels.map((level) => this.pictureUrl(level.file));
     this.#lastPictures = new Pictures(urls, this.#last, this.onChange);
-    this.#lastPictures.load(nearest(levels, clampTo(levels, value)));
+    this.#lastPictures.load(this.#lastNear(value));
+  }
+
+  #lastNear(value) {
+    return nearest(this.#lastLevels, clampTo(this.#lastLevels, value));
   }
 
   stopLast() {
@@ -62,12 +60,13 @@ export class Other {
   /** Its name and its picture beside the level at a value; no picture while it is under way. */
   at(value, pictures) {
     if (this.#lastPictures) {
-      const levels = levelsOf(this.#last);
-      const index = nearest(levels, clampTo(levels, value));
-      return { label: `last run, ${levels[index].label}`, picture: this.#lastPictures.at(index) };
+      const index = this.#lastNear(value);
+      const { label } = this.#lastLevels[index];
+      return { label: say("last run, {level}", { level: label }), picture: this.#lastPictures.at(index) };
     }
-    const level = this.#held ?? this.reference;
-    const label = level.value === this.#sweep.pivot ? `pivot, ${level.label}` : level.label;
+    const level = this.#held ?? this.#levels.find(({ reference }) => reference);
+    const isPivot = level.value === this.#sweep.pivot;
+    const label = isPivot ? say("pivot, {level}", { level: level.label }) : level.label;
     return { label, picture: pictures?.at(this.#levels.indexOf(level)) };
   }
 }

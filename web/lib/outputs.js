@@ -25,6 +25,12 @@ function address(node) {
   return `${rootGraph().id}/${locator(node)}`;
 }
 
+/** The ids of a node in a run of this workflow; several where it is in a subgraph that is used more than once. */
+export function executionIds(run, node) {
+  const isIt = (id) => id.split(":").at(-1) === String(node.id) && isRunOf(run, rootGraph(), id, node.comfyClass);
+  return Object.keys(run.prompt).filter(isIt);
+}
+
 /** What the browser keeps of what was looked at in a node: `look(node)` reads, `look(node, fields)` adds. */
 export function look(node, fields) {
   if (fields) keep(address(node), fields);

@@ -1,6 +1,10 @@
 /** What can be done with a picture's file: to the clipboard, to the disk, to the server's input folder. */
 
+import { api } from "../../../scripts/api.js";
 import { element } from "./dom.js";
+
+/** Address of a file of the server's folders, {filename, subfolder, type}. */
+export const fileUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
 async function fetched(url) {
   const answer = await fetch(url);
@@ -21,7 +25,7 @@ export async function savePicture(url, name) {
 }
 
 /** Put the picture into the input folder; its name there. */
-export async function uploadPicture(api, url, name) {
+export async function uploadPicture(url, name) {
   const body = new FormData();
   body.append("image", await fetched(url), name);
   const answer = await api.fetchApi("/upload/image", { method: "POST", body });

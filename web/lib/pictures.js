@@ -8,11 +8,7 @@ export class Pictures {
   #bitmaps = [];
   #stop = new AbortController();
 
-  /**
-   * @param {string[]} urls one a level
-   * @param {{width: number, height: number}} size of every picture, in pixels
-   * @param {() => void} onChange called after each picture that came or failed
-   */
+  /** One address a level; the size of every picture in px; `onChange()` after each that came or failed. */
   constructor(urls, size, onChange) {
     this.urls = urls;
     this.onChange = onChange;

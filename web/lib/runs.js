@@ -82,3 +82,12 @@ export function isRunOf({ prompt, workflow }, graph, nodeId, nodeClass) {
   if ((workflow.id ?? graph.id) !== graph.id) return false;
   return graph.id !== NO_ID || shape(workflow.nodes) === shape(graph.nodes);
 }
+
+/** Whether what a node of a prompt makes gets to another, over however many between them. */
+export function reaches(prompt, from, to, seen = new Set()) {
+  if (from === to) return true;
+  if (seen.has(to)) return false;
+  seen.add(to);
+  const links = Object.values(prompt[to]?.inputs ?? {}).filter(Array.isArray);
+  return links.some(([before]) => reaches(prompt, from, String(before), seen));
+}

@@ -1,6 +1,7 @@
 /** The picture above the slider: cross-fades two levels, and compares them with the pivot beside a divider. */
 
-import { element, icon, onDrag } from "./dom.js";
+import { element, icon, isPages, onDrag, take } from "./dom.js";
+import { say } from "./words.js";
 
 const DIVIDER_STEP = 0.05;
 const CLICK_PX = 3;
@@ -16,7 +17,7 @@ export class Screen {
       className: "divider",
       role: "separator",
       tabIndex: 0,
-      ariaLabel: "Divider between the two pictures",
+      ariaLabel: say("Divider between the two pictures"),
       ariaOrientation: "vertical",
       ariaValueMin: "0",
       ariaValueMax: "100",
@@ -26,12 +27,9 @@ export class Screen {
   #split = 0.5;
 
   /**
-   * @param {() => boolean} mayStart whether a press may start a drag now
-   * @param {(fraction: number | null, width: number) => void} onScrub how far a drag on the picture has come, as
-   *     a share of its width on screen; null at its start
-   * @param {() => void} onScrubbed at the end of such a drag
-   * @param {() => void} onChange the divider moved: draw again
-   * @param {() => void} onToggle compare, or stop comparing
+   * @param {object} calls mayStart(): whether a press may start a drag; onScrub(fraction, width): how far a drag has
+   *     come, as a share of the picture's width on screen, null at its start; onScrubbed(): its end; onChange(): draw
+   *     again; onToggle(): compare, or stop
    */
   constructor({ mayStart, onScrub, onScrubbed, onChange, onToggle }) {
     this.onChange = onChange;
@@ -88,7 +86,7 @@ export class Screen {
   }
 
   setTexts({ picture, left, right }) {
-    this.#canvas.setAttribute("aria-label", picture);
+    this.#canvas.ariaLabel = picture;
     this.#left.textContent = left;
     this.#right.textContent = right;
   }
@@ -118,14 +116,13 @@ export class Screen {
 
   #showSplit() {
     this.frame.style.setProperty("--split", `${100 * this.#split}%`);
-    this.#divider.setAttribute("aria-valuenow", Math.round(100 * this.#split));
+    this.#divider.ariaValueNow = Math.round(100 * this.#split);
   }
 
   #onKey(event) {
     const steps = { ArrowLeft: -DIVIDER_STEP, ArrowRight: DIVIDER_STEP, Home: -1, End: 1 };
-    if (!(event.key in steps) || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    event.stopPropagation();
+    if (!(event.key in steps) || isPages(event)) return;
+    take(event);
     this.#moveDivider(this.#split + steps[event.key]);
   }
 }

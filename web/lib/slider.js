@@ -1,7 +1,8 @@
 /** The slider under the picture: a track with a tick at every level, the pivot's mark and a thumb. */
 
-import { element, onDrag } from "./dom.js";
+import { element, isPages, onDrag, take } from "./dom.js";
 import { around, clampTo, plain, stepped } from "./levels.js";
+import { say } from "./words.js";
 
 const MAGNET_PX = 5;
 // A label takes about this many times the font size for each of its characters, and some air.
@@ -18,11 +19,7 @@ export class Slider {
   #track = element("div", { className: "track" }, this.#fill);
   #pivotValue = null;
 
-  /**
-   * @param {(value: number, how: {smooth: boolean}) => void} onInput called with every new value
-   * @param {() => void} onCommit called when a drag or a key press is over
-   * @param {() => boolean} mayStart whether a press may start a drag now
-   */
+  /** @param {object} calls onInput(value, {smooth}) at every new value; onCommit() when it is over; mayStart() */
   constructor({ onInput, onCommit, mayStart }) {
     this.onInput = onInput;
     this.onCommit = onCommit;
@@ -45,7 +42,7 @@ export class Slider {
     this.#pivot.hidden = !inside;
     if (inside) {
       this.#pivot.style.left = this.#percent(pivot);
-      this.#pivot.title = `pivot ${plain(pivot, 2)}`;
+      this.#pivot.title = say("pivot {value}", { value: plain(pivot, 2) });
     }
     this.#ticks.replaceChildren(
       ...levels.map(({ value }) => {
@@ -54,20 +51,16 @@ export class Slider {
         return tick;
       }),
     );
-    this.element.setAttribute("aria-label", name);
-    this.element.setAttribute("aria-disabled", String(levels.length < 2));
-    if (levels.length) {
-      this.element.setAttribute("aria-valuemin", levels[0].value);
-      this.element.setAttribute("aria-valuemax", levels.at(-1).value);
-    }
+    const [first, last] = [levels[0], levels.at(-1)];
+    const range = { ariaValueMin: first?.value ?? null, ariaValueMax: last?.value ?? null };
+    Object.assign(this.element, { ariaLabel: name, ariaDisabled: levels.length < 2, ...range });
     this.#placeLabels();
   }
 
   /** `value` is what is set, `text` how it is said. */
   setValue(value, text) {
     this.value = value;
-    this.element.setAttribute("aria-valuenow", plain(value, 2));
-    this.element.setAttribute("aria-valuetext", text);
+    Object.assign(this.element, { ariaValueNow: plain(value, 2), ariaValueText: text });
   }
 
   /** Where the thumb stands, which lags behind the value while the picture fades. */
@@ -113,20 +106,13 @@ export class Slider {
   }
 
   #onKey(event) {
-    if (!this.#levels.length || event.ctrlKey || event.metaKey || event.altKey) return;
-    const targets = {
-      ArrowLeft: () => stepped(this.#levels, this.value, -1, event.shiftKey),
-      ArrowDown: () => stepped(this.#levels, this.value, -1, event.shiftKey),
-      ArrowRight: () => stepped(this.#levels, this.value, 1, event.shiftKey),
-      ArrowUp: () => stepped(this.#levels, this.value, 1, event.shiftKey),
-      Home: () => this.#levels[0].value,
-      End: () => this.#levels.at(-1).value,
-    };
-    const target = targets[event.key];
+    if (!this.#levels.length || isPages(event)) return;
+    const step = (way) => stepped(this.#levels, this.value, way, event.shiftKey);
+    const [less, more] = [() => step(-1), () => step(1)];
+    const ends = { Home: () => this.#levels[0].value, End: () => this.#levels.at(-1).value };
+    const target = { ArrowLeft: less, ArrowDown: less, ArrowRight: more, ArrowUp: more, ...ends }[event.key];
     if (!target) return;
-    // The page would move the selected node or scroll.
-    event.preventDefault();
-    event.stopPropagation();
+    take(event);
     this.onInput(target(), { smooth: !event.repeat });
     this.onCommit();
   }

@@ -4,11 +4,7 @@ export const sheet = new CSSStyleSheet();
 
 // Every size is in em, and em follows the node's width: a wider node has larger text.
 sheet.replaceSync(`
-:host {
-  --line: color-mix(in srgb, var(--text) 26%, transparent);
-  --pivot: color-mix(in srgb, #f59e0b 80%, var(--text));
-  min-height: 240px;
-}
+:host { --line: color-mix(in srgb, var(--text) 26%, transparent); min-height: 240px; }
 
 .view { position: relative; font-size: calc(clamp(11px, 3.1cqw, 20px) * var(--enlarge, 1)); }
 
@@ -17,120 +13,40 @@ sheet.replaceSync(`
 .frame { cursor: ew-resize; }
 :host(:is([data-state="empty"], [data-state="gone"])) .frame { display: none; }
 
-.message {
-  position: absolute;
-  inset: 0;
-  display: grid;
-  place-items: center;
-  padding: 2em;
-  border: 1px dashed var(--line);
-  border-radius: 0.4em;
-  color: var(--muted);
-  text-align: center;
-  text-wrap: balance;
-}
-.message:empty { display: none; }
-.magnifier {
-  position: absolute;
-  width: min(14em, 60cqh);
-  aspect-ratio: 1;
-  translate: -50% -50%;
-  border: 2px solid #fff;
-  border-radius: 50%;
-  overflow: hidden;
-  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.5), 0 0.2em 1em rgb(0 0 0 / 0.5);
-  background: #000;
-  pointer-events: none;
-}
+.message { border: 1px dashed var(--line); border-radius: 0.4em; }
+.magnifier { position: absolute; width: min(14em, 60cqh); aspect-ratio: 1; translate: -50% -50%;
+  border: 2px solid #fff; border-radius: 50%; overflow: hidden;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.5), 0 0.2em 1em rgb(0 0 0 / 0.5); background: #000; pointer-events: none; }
 .magnifier .tag { top: auto; bottom: 0.9em; left: 50%; translate: -50%; }
-.menu {
-  position: absolute;
-  z-index: 1;
-  display: grid;
-  min-width: 15em;
-  padding: 0.3em;
-  border: 1px solid var(--line);
-  border-radius: 0.5em;
-  background: var(--comfy-menu-bg, #222);
-  box-shadow: 0 0.3em 1.2em rgb(0 0 0 / 0.4);
-}
-.menu button {
-  display: flex;
-  justify-content: space-between;
-  gap: 1.5em;
-  width: auto;
-  height: auto;
-  padding: 0.35em 0.6em;
-  background: none;
-  text-align: left;
-  white-space: nowrap;
-}
-.menu button:focus-visible { background: color-mix(in srgb, var(--text) 14%, transparent); outline: none; }
+.menu { inset: auto; margin: 0; padding: 0.3em; border: 1px solid var(--line); border-radius: 0.5em; color: inherit;
+  background: var(--comfy-menu-bg, #222); box-shadow: 0 0.3em 1.2em rgb(0 0 0 / 0.4); font-size: 13px; }
+.menu:popover-open { display: grid; }
+.menu button { display: flex; justify-content: space-between; gap: 1.5em; background: none; white-space: nowrap; }
+.menu button:is(:hover, :focus-visible) { background: color-mix(in srgb, var(--text) 14%, transparent); outline: none; }
 kbd { color: var(--muted); font: inherit; }
-.remark {
-  flex: none;
-  margin: 0.4em 0.2em 0;
-  padding: 0.4em 0.7em;
-  border-left: 0.25em solid var(--pivot);
-  border-radius: 0.3em;
-  background: var(--control);
-}
-.progress, .said, .tag {
-  position: absolute;
-  padding: 0.2em 0.6em;
-  border-radius: 0.35em;
-  background: rgb(0 0 0 / 0.62);
-  color: #fff;
-  font-size: 0.9em;
-  font-variant-numeric: tabular-nums;
-  pointer-events: none;
-  white-space: nowrap;
-}
-.progress { top: 0.6em; right: 0.6em; }
-.said { bottom: 0.8em; left: 50%; translate: -50%; max-width: 94%; white-space: normal; text-align: center; }
-.said:empty { display: none; }
+.remark { flex: none; margin: 0.4em 0.2em 0; padding: 0.4em 0.7em; border-left: 0.25em solid var(--pivot);
+  border-radius: 0.3em; background: var(--control); }
+.progress { right: 0.6em; left: auto; }
+.scenes { position: absolute; bottom: 0.6em; display: flex; align-items: center; border-radius: 0.4em;
+  background: rgb(0 0 0 / 0.62); color: #fff; font-variant-numeric: tabular-nums; }
+.scenes button { background: none; }
+.screen:has(.scenes:not([hidden])) .said { bottom: 3.4em; }
+:host([data-preview]) :is(.remark, .scenes) { display: none; }
 
 /* The divider wipes the names away as it wipes the pictures. */
 .side { display: none; position: absolute; top: 0; height: 100%; overflow: hidden; pointer-events: none; }
 .side.left { left: 0; width: var(--split); }
 .side.right { left: var(--split); right: 0; }
 .comparing .side { display: block; }
-.tag { top: 0.6em; }
-.left .tag { left: 0.6em; }
-.right .tag { right: 0.6em; }
+.right .tag { right: 0.6em; left: auto; }
 .divider { display: none; }
-.comparing .divider {
-  display: block;
-  position: absolute;
-  left: var(--split);
-  top: 0;
-  bottom: 0;
-  width: 2em;
-  translate: -50%;
-  cursor: col-resize;
-  outline: none;
-}
-.divider::before {
-  content: "";
-  position: absolute;
-  inset: 0 calc(50% - 1px);
-  background: #fff;
-  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35);
-}
-.grip {
-  position: absolute;
-  top: 50%;
-  left: 50%;
-  translate: -50% -50%;
-  display: grid;
-  width: 2em;
-  height: 2em;
-  padding: 0.35em;
-  border-radius: 50%;
-  background: #fff;
-  color: #222;
-  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35), 0 0.1em 0.5em rgb(0 0 0 / 0.4);
-}
+.comparing .divider { display: block; position: absolute; left: var(--split); top: 0; bottom: 0; width: 2em;
+  translate: -50%; cursor: col-resize; outline: none; }
+.divider::before { content: ""; position: absolute; inset: 0 calc(50% - 1px); background: #fff;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35); }
+.grip { position: absolute; top: 50%; left: 50%; translate: -50% -50%; display: grid; width: 2em; height: 2em;
+  padding: 0.35em; border-radius: 50%; background: #fff; color: #222;
+  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35), 0 0.1em 0.5em rgb(0 0 0 / 0.4); }
 .divider:focus-visible .grip { outline: 2px solid var(--accent); outline-offset: 2px; }
 
 .panel { flex: none; padding: 0.3em 0.2em 0; transition: opacity 0.15s; }
@@ -139,62 +55,24 @@ kbd { color: var(--muted); font: inherit; }
 :host([data-far]) .buttons { display: none; }
 @container (max-width: 340px) { .buttons .in-menu { display: none; } }
 
-.slider {
-  padding: 0 0.75em;
-  border-radius: 0.4em;
-  cursor: pointer;
-  touch-action: none;
-  outline: none;
-}
+.slider { padding: 0 0.75em; border-radius: 0.4em; cursor: pointer; touch-action: none; outline: none; }
 .slider[aria-disabled="true"] { cursor: default; }
 .rail { position: relative; height: 2.3em; }
-.track {
-  position: absolute;
-  inset: calc(50% - 0.14em) 0 auto;
-  height: 0.28em;
-  border-radius: 1em;
-  background: var(--line);
-}
+.track { position: absolute; inset: calc(50% - 0.14em) 0 auto; height: 0.28em; border-radius: 1em;
+  background: var(--line); }
 .fill { height: 100%; border-radius: inherit; background: var(--accent); }
 .slider[aria-disabled="true"] .fill { visibility: hidden; }
-.tick {
-  position: absolute;
-  top: calc(50% + 0.36em);
-  width: 1px;
-  height: 0.42em;
-  translate: -50%;
-  background: var(--muted);
-}
-.pivot-mark {
-  position: absolute;
-  top: 0.05em;
-  width: 0.8em;
-  height: 0.55em;
-  translate: -50%;
-  background: var(--pivot);
-  clip-path: polygon(0 0, 100% 0, 50% 100%);
-}
-.thumb {
-  position: absolute;
-  top: 50%;
-  width: 1.15em;
-  height: 1.15em;
-  translate: -50% -50%;
-  border: 0.2em solid var(--accent);
-  border-radius: 50%;
-  background: #fff;
-  box-shadow: 0 0.05em 0.3em rgb(0 0 0 / 0.45);
-}
+.tick { position: absolute; top: calc(50% + 0.36em); width: 1px; height: 0.42em; translate: -50%;
+  background: var(--muted); }
+.pivot-mark { position: absolute; top: 0.05em; width: 0.8em; height: 0.55em; translate: -50%;
+  background: var(--pivot); clip-path: polygon(0 0, 100% 0, 50% 100%); }
+.thumb { position: absolute; top: 50%; width: 1.15em; height: 1.15em; translate: -50% -50%;
+  border: 0.2em solid var(--accent); border-radius: 50%; background: #fff;
+  box-shadow: 0 0.05em 0.3em rgb(0 0 0 / 0.45); }
 .slider:hover .thumb { box-shadow: 0 0 0 0.3em color-mix(in srgb, var(--accent) 25%, transparent); }
 .slider:focus-visible .thumb { outline: 2px solid var(--accent); outline-offset: 2px; }
-.labels {
-  position: relative;
-  height: 1.1em;
-  margin-top: -0.15em;
-  color: var(--muted);
-  font-size: 0.8em;
-  font-variant-numeric: tabular-nums;
-}
+.labels { position: relative; height: 1.1em; margin-top: -0.15em; color: var(--muted); font-size: 0.8em;
+  font-variant-numeric: tabular-nums; }
 .label { position: absolute; translate: -50%; white-space: nowrap; }
 .at-pivot { color: var(--pivot); font-weight: 600; }
 
@@ -205,32 +83,10 @@ kbd { color: var(--muted); font: inherit; }
 .note { overflow: hidden; color: var(--muted); font-size: 0.9em; text-overflow: ellipsis; }
 .note.is-pivot { color: var(--pivot); font-weight: 600; }
 .buttons { display: flex; gap: 0.3em; }
-button, .open {
-  display: grid;
-  place-items: center;
-  width: 2.1em;
-  height: 2.1em;
-  padding: 0;
-  border: 0;
-  border-radius: 0.4em;
-  background: var(--control);
-  color: inherit;
-  font: inherit;
-  cursor: pointer;
-}
-button:hover, .open:hover { background: color-mix(in srgb, var(--text) 18%, transparent); }
-button:focus-visible, .open:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-button:disabled { opacity: 0.35; cursor: default; }
-button[aria-pressed="true"] { background: var(--accent); color: #fff; }
-svg {
-  width: 1.15em;
-  height: 1.15em;
-  fill: none;
-  stroke: currentColor;
-  stroke-width: 1.4;
-  stroke-linecap: round;
-  stroke-linejoin: round;
-}
+.buttons[inert] { opacity: 0.35; }
+:is(.buttons, .scenes) > :is(button, .open) { display: grid; place-items: center; width: 2.1em; height: 2.1em; padding: 0; }
+svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round;
+  stroke-linejoin: round; }
 
 @media (prefers-reduced-motion: reduce) {
   .panel { transition: none; }

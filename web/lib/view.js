@@ -1,17 +1,16 @@
 /** One sweep as one picture with a slider: what the node shows. Knows nothing of nodes and graphs. */
 
+import { actsOf, iconButton, Menu, tools } from "./acts.js";
 import { base } from "./base_style.js";
-import { briefly, element } from "./dom.js";
-import { around, clampTo, levelsOf, nearest, plain, written } from "./levels.js";
+import { briefly, element, isPages, shadowed, take } from "./dom.js";
+import { around, clampTo, levelsOf, nearest, plain, scenesOf, written } from "./levels.js";
 import { Loupe } from "./loupe.js";
-import { Menu } from "./menu.js";
 import { Other } from "./other.js";
-import { copyPicture, savePicture } from "./picture_files.js";
 import { Pictures } from "./pictures.js";
-import { Slider } from "./slider.js";
 import { Screen } from "./screen.js";
+import { Slider } from "./slider.js";
 import { sheet } from "./style.js";
-import { say, tools } from "./tools.js";
+import { named, say } from "./words.js";
 
 // Time constant of the fade after a key press, in ms.
 const FADE_MS = 60;
@@ -21,14 +20,14 @@ const MAX_ENLARGED = 2.2;
 // From here on the text needs the place of the buttons.
 const FAR = 1.4;
 const SAID_MS = 2500;
-const EMPTY = "Queue the graph to look through the sweep.";
-const GONE = "The server no longer has these pictures. Queue the graph again.";
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class SweepView {
   #levels = [];
-  #sweep = null;
+  /** What was sampled last, while a preview stands in its place. */
+  #sampled = null;
+  #preview = "";
   #pictures = null;
   #used = null;
   #value = 0;
@@ -39,103 +38,141 @@ export class SweepView {
   #fitted = null;
   #frame = 0;
   #lastTime = 0;
-  #say;
+  sweep = null;
+  scene = 0;
 
   /**
-   * @param {(file: object) => string} pictureUrl address of a picture for the page
-   * @param {(file: object) => string} originalUrl address of the untouched file
-   * @param {() => boolean} mayStart whether a press may start a drag now
-   * @param {(value: number) => void} onPlace the user has turned to another value
-   * @param {(value: number) => void} onUse the level that is to leave the node
-   * @param {(file: object, name: string) => Promise<void>} onInput make the picture an input of the graph
+   * @param {object} calls pictureUrl(file), originalUrl(file): where the page's and the untouched picture are;
+   *     mayStart(): whether a press may start a drag; onLook({place?, scene?}): another was turned to; onUse(value):
+   *     the level that is to leave the node; onInput(file, name): make it an input of the graph, asynchronous
    */
-  constructor({ pictureUrl, originalUrl, mayStart, onPlace, onUse, onInput }) {
-    this.pictureUrl = pictureUrl;
-    this.originalUrl = originalUrl;
-    this.onPlace = onPlace;
-    this.onUse = onUse;
-    this.onInput = onInput;
-    this.other = new Other(pictureUrl, () => this.#redraw());
+  constructor(calls) {
+    Object.assign(this, calls);
+    this.other = new Other(this.pictureUrl, () => this.#redraw());
     this.screen = new Screen({
-      mayStart: () => this.#levels.length > 0 && mayStart(),
+      mayStart: () => this.#levels.length > 0 && this.mayStart(),
       onScrub: (fraction, width) => this.#scrub(fraction, width),
       onScrubbed: () => this.#commit(),
       onChange: () => this.#redraw(),
-      onToggle: () => this.#toggleCompare(),
+      onToggle: () => this.toggleCompare(),
     });
     this.slider = new Slider({
       onInput: (value, { smooth }) => this.#turnTo(value, smooth),
       onCommit: () => this.#commit(),
-      mayStart,
+      mayStart: this.mayStart,
     });
     this.#build();
-    this.slider.setLevels([], "blur", null);
-    this.slider.moveThumb(0);
-    this.#setState("empty", EMPTY);
+    this.#clear();
   }
 
   #build() {
+    const hidden = true;
     this.name = element("span", { className: "name" });
     this.number = element("span", { className: "number" });
     this.note = element("span", { className: "note" });
     this.message = element("div", { className: "message" });
-    this.said = element("div", { className: "said", role: "status" });
-    this.#say = briefly(this.said, SAID_MS);
-    this.progress = element("div", { className: "progress", hidden: true });
-    this.tools = tools({
-      compare: () => this.#toggleCompare(),
-      copy: () => this.#copy(),
-      loupe: () => this.#toggleLoupe(),
-      save: () => this.#save(),
-      use: () => this.#use(),
-    });
+    this.said = element("div", { className: "tag said", role: "status" });
+    /** Say something for a moment. */
+    this.tell = briefly(this.said, SAID_MS);
+    this.progress = element("div", { className: "tag progress", hidden });
+    this.tools = tools((id) => this.#acts.find((act) => act.id === id).act());
+    this.sceneName = element("span", { role: "status" });
+    this.scenes = element(
+      "div",
+      { className: "scenes", hidden },
+      iconButton("M10 3 5 8l5 5", () => this.#turnScene(-1), { ariaLabel: say("Previous scene (Page Up)") }),
+      this.sceneName,
+      iconButton("M6 3l5 5-5 5", () => this.#turnScene(1), { ariaLabel: say("Next scene (Page Down)") }),
+    );
     const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
-    this.remark = element("p", { className: "remark", role: "status", hidden: true });
-    this.screen.element.append(this.message);
+    this.remark = element("p", { className: "remark", role: "status", hidden });
+    this.screen.element.append(this.message, this.scenes);
     this.loupe = new Loupe(this.screen);
     this.screen.frame.append(this.progress, this.said);
     const row = element("div", { className: "row" }, readout, this.tools.element);
     this.panel = element("div", { className: "panel" }, this.slider.element, row);
-    this.element = element("div", { className: "bokeh-sweep-view" });
-    const root = this.element.attachShadow({ mode: "open" });
-    root.adoptedStyleSheets = [base, sheet];
     const all = element("div", { className: "view" }, this.screen.element, this.remark, this.panel);
     this.menu = new Menu(all);
-    root.append(all);
-    root.addEventListener("keydown", (event) => this.#onKey(event));
+    this.element = shadowed("bokeh-sweep-view", [base, sheet], all);
+    all.addEventListener("keydown", (event) => this.#onKey(event));
     all.addEventListener("contextmenu", (event) => {
-      event.preventDefault();
-      event.stopPropagation();
-      if (this.#levels.length) this.menu.open(event, this.#entries(), this.slider.element);
+      take(event);
+      if (this.#acts.length) this.menu.open(event, this.#acts, this.slider.element);
     });
   }
 
-  /** Show what the node sent; `place` is the value to start at, undefined for the pivot. */
-  show(sweep, place) {
+  #clear() {
+    this.dispose();
+    this.#levels = [];
+    this.sweep = null;
+    this.scenes.hidden = true;
+    this.slider.setLevels([], "", null);
+    this.slider.moveThumb(0);
+    this.#setState("empty", say("Queue the graph to look through the sweep."));
+  }
+
+  /** Show what the node sent, from a value (undefined for the pivot) and a scene on. */
+  show(sweep, { place, scene = 0 } = {}) {
     // A run that changed nothing sends the same files again.
-    const isSame = JSON.stringify(sweep) === JSON.stringify(this.#sweep);
+    const isSame = JSON.stringify(sweep) === JSON.stringify(this.sweep);
     if (isSame && this.#pictures && !this.#pictures.failed) return;
-    this.#levels = levelsOf(sweep);
-    this.#sweep = sweep;
-    this.other.setSweep(sweep, this.#levels);
+    this.#setPreview("");
+    this.#sampled = sweep;
     const [remark = ""] = sweep.remarks ?? [];
     this.remark.textContent = remark;
     this.remark.hidden = !remark;
-    const start = place ?? this.other.reference.value;
-    this.#value = this.#shown = this.#committed = clampTo(this.#levels, start);
+    this.#display(sweep, place, scene);
+  }
+
+  /** Show in its place what is being sampled, with words over it, until `show` or `endPreview`. */
+  preview(sweep, words) {
+    this.screen.comparing = this.loupe.on = false;
+    this.#setPreview(words);
+    this.#display(sweep, this.#levels.length ? this.#value : undefined, this.scene);
+  }
+
+  /** Sampling came to nothing: show what was there before. */
+  endPreview() {
+    if (!this.#preview) return;
+    this.#setPreview("");
+    if (this.#sampled) this.#display(this.#sampled, this.#value, this.scene);
+    else this.#clear();
+  }
+
+  #setPreview(words) {
+    this.#preview = words;
+    this.tools.element.inert = Boolean(words);
+    this.element.toggleAttribute("data-preview", Boolean(words));
+  }
+
+  #display(sweep, place, scene) {
+    this.sweep = sweep;
+    const count = scenesOf(sweep);
+    this.scene = Math.min(scene, count - 1);
+    this.scenes.hidden = count < 2;
+    this.sceneName.textContent = say("scene {number} of {count}", { number: this.scene + 1, count });
+    this.#levels = levelsOf(sweep, this.scene);
+    if (!this.#preview) this.other.setSweep(sweep, this.#levels);
+    this.#value = this.#shown = this.#committed = clampTo(this.#levels, place ?? this.#reference.value);
     // The canvas keeps what was drawn last until the first of the new pictures is there.
     this.#pictures?.close();
     const urls = this.#levels.map((level) => this.pictureUrl(level.file));
     const pictures = new Pictures(urls, sweep, () => pictures === this.#pictures && this.#arrived());
     this.#pictures = pictures;
-    this.slider.setLevels(this.#levels, sweep.name, sweep.pivot);
+    this.slider.setLevels(this.#levels, named(sweep.name), sweep.pivot);
     this.screen.comparing &&= this.#levels.length > 1;
     this.tools.compare.disabled = this.#levels.length < 2;
-    this.tools.compare.ariaPressed = String(this.screen.comparing);
     this.#setState("loading", "");
     pictures.load(nearest(this.#levels, this.#value));
     this.#showValue();
     this.#redraw();
+  }
+
+  #turnScene(by) {
+    const count = scenesOf(this.sweep);
+    if (count < 2) return;
+    this.#display(this.sweep, this.#value, (this.scene + by + count) % count);
+    this.onLook({ scene: this.scene });
   }
 
   /** Enlarge the text when the graph is seen from far away; in steps, so that it rests while the zoom moves. */
@@ -163,7 +200,7 @@ export class SweepView {
 
   /** Height over width of the pictures, undefined while there are none. */
   get tallness() {
-    return this.#sweep ? this.#sweep.height / this.#sweep.width : undefined;
+    return this.sweep ? this.sweep.height / this.sweep.width : undefined;
   }
 
   dispose() {
@@ -175,8 +212,18 @@ export class SweepView {
   }
 
   /** The level that is meant by what can be done with one: the nearest. */
-  get #near() {
+  get near() {
     return this.#nearTo(this.#value);
+  }
+
+  /** The level that stands for the pivot. */
+  get #reference() {
+    return this.#levels.find((level) => level.reference);
+  }
+
+  /** What can be done; nothing with what is still being sampled. */
+  get #acts() {
+    return this.#levels.length && !this.#preview ? actsOf(this) : [];
   }
 
   #nearTo(value) {
@@ -184,12 +231,12 @@ export class SweepView {
   }
 
   #arrived() {
-    const pictures = this.#pictures;
-    if (pictures.failed === pictures.urls.length) {
-      this.#setState("gone", GONE);
+    const { complete, failed, urls } = this.#pictures;
+    if (failed === urls.length) {
+      this.#setState("gone", say("The server no longer has these pictures. Queue the graph again."));
       return;
     }
-    this.#setState(pictures.complete ? "ready" : "loading", "");
+    this.#setState(complete ? "ready" : "loading", "");
     this.#redraw();
   }
 
@@ -197,9 +244,9 @@ export class SweepView {
     this.element.dataset.state = state;
     this.message.textContent = message;
     const { loaded = 0, failed = 0, complete = true, urls = [] } = this.#pictures ?? {};
-    this.progress.hidden = complete && !failed;
-    const missing = `${failed} of ${urls.length} pictures are missing`;
-    this.progress.textContent = complete ? missing : `${loaded} / ${urls.length}`;
+    this.progress.hidden = complete && !failed && !this.#preview;
+    const missing = say("{failed} of {count} pictures are missing", { failed, count: urls.length });
+    this.progress.textContent = this.#preview || (complete ? missing : `${loaded} / ${urls.length}`);
     const off = state === "empty" || state === "gone";
     this.panel.inert = off;
     this.panel.classList.toggle("off", off);
@@ -226,33 +273,33 @@ export class SweepView {
   #commit() {
     if (this.#value === this.#committed) return;
     this.#committed = this.#value;
-    this.onPlace(this.#value);
+    this.onLook({ place: this.#value });
   }
 
   #showValue() {
     const { lower, upper, mix } = around(this.#levels, this.#value);
     const number = written(this.#levels, this.#value);
-    const isPivot = this.#value === this.#sweep.pivot;
-    const called = (level) => level.caption ?? plain(level.value, 2);
-    const between = `between ${called(this.#levels[lower])} and ${called(this.#levels[upper])}`;
-    const names = [this.#levels[lower].caption, isPivot ? "pivot" : undefined].filter(Boolean);
-    const note = mix > 0 ? between : names.join(", ");
-    this.name.textContent = this.#sweep.name;
+    const name = named(this.sweep.name);
+    const value = `${name} ${number}`;
+    const isPivot = this.#value === this.sweep.pivot;
+    const [low, high] = [lower, upper].map((index) => this.#levels[index].caption ?? plain(this.#levels[index].value, 2));
+    const names = [this.#levels[lower].caption, isPivot && say("pivot")].filter(Boolean);
+    const note = mix > 0 ? say("between {low} and {high}", { low, high }) : names.join(", ");
+    this.name.textContent = name;
     this.number.textContent = number;
     this.note.textContent = note;
     this.note.classList.toggle("is-pivot", isPivot);
-    this.slider.setValue(this.#value, `${this.#sweep.name} ${number}${note ? `, ${note}` : ""}`);
-    const near = this.#near;
-    this.tools.open.href = this.originalUrl(near.file);
-    say(this.tools.open, `Open the picture of ${near.label} at full size`);
-    say(this.tools.copy, `Copy ${this.#sweep.name} ${number}`);
-    say(this.tools.save, `Save the picture of ${near.label} (S)`);
-    const used = this.#used === null ? this.other.reference : this.#nearTo(this.#used);
-    this.tools.use.ariaPressed = String(used === near);
+    this.slider.setValue(this.#value, note ? `${value}, ${note}` : value);
+    const { near, tools } = this;
+    tools.name(this.#acts);
+    if (!this.#preview) tools.open.href = this.originalUrl(near.file);
+    tools.use.ariaPressed = near === (this.#used === null ? this.#reference : this.#nearTo(this.#used));
+    tools.compare.ariaPressed = this.screen.comparing;
+    tools.loupe.ariaPressed = this.loupe.on;
     this.screen.setTexts({
-      picture: `The scene at ${this.#sweep.name} ${number}`,
-      left: this.other.at(this.#value).label,
-      right: mix > 0 ? `${this.#sweep.name} ${number}` : this.#levels[lower].label,
+      picture: say("The scene at {value}", { value }),
+      left: this.screen.comparing ? this.other.at(this.#value).label : "",
+      right: mix > 0 ? value : this.#levels[lower].label,
     });
   }
 
@@ -271,120 +318,60 @@ export class SweepView {
     this.slider.moveThumb(this.#shown);
     if (!this.#pictures?.loaded) return;
     const pictures = this.#pictures;
-    this.#fitStage(pictures);
+    this.#fitScreen(pictures);
     const { lower, upper, mix } = around(this.#levels, this.#shown);
     const lowerLoaded = pictures.nearestLoaded(lower);
     const upperLoaded = pictures.at(upper) ? upper : lowerLoaded;
-    this.screen.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, this.other.at(this.#value, pictures).picture);
+    const other = this.screen.comparing ? this.other.at(this.#value, pictures).picture : null;
+    this.screen.draw(pictures.at(lowerLoaded), pictures.at(upperLoaded), mix, other);
     this.loupe.draw();
     if (this.#shown !== this.#value) this.#redraw();
   }
 
-  #fitStage({ width, height }) {
+  #fitScreen({ width, height }) {
     if (this.#fitted?.width === width && this.#fitted.height === height) return;
     this.#fitted = { width, height };
     this.screen.setSize(width, height);
   }
 
-  #toggleCompare() {
-    if (this.#levels.length < 2) return;
+  toggleCompare() {
+    if (this.#levels.length < 2 || this.#preview) return;
     this.screen.comparing = !this.screen.comparing;
-    this.tools.compare.ariaPressed = String(this.screen.comparing);
-    this.#redraw();
-  }
-
-  /** Compare with a level, null for the pivot, or with "last", the last run. */
-  #compareWith(what) {
-    if (what === "last") this.other.takeLast(this.#value);
-    else this.other.hold(what);
-    if (!this.screen.comparing) this.#toggleCompare();
     this.#showValue();
     this.#redraw();
   }
 
-  #toggleLoupe() {
+  /** Compare with a level, null for the pivot, or with "last", the last run. */
+  compareWith(what) {
+    if (what === "last") this.other.takeLast(this.#value, this.scene);
+    else this.other.hold(what);
+    this.screen.comparing = false;
+    this.toggleCompare();
+  }
+
+  toggleLoupe() {
     this.loupe.on = !this.loupe.on;
-    this.tools.loupe.ariaPressed = String(this.loupe.on);
-  }
-
-  #use() {
-    const { value, label } = this.#near;
-    this.onUse(value);
-    this.#say(`${label} leaves the node at image and blur from the next run on`);
-  }
-
-  #fileName({ value }) {
-    return `${this.#sweep.name}_${plain(value, 2)}.png`;
-  }
-
-  /** Do something with the nearest level's picture, and say when it did not work. */
-  async #withPicture(act, done, failed) {
-    const near = this.#near;
-    try {
-      await act(near);
-      if (done) this.#say(`${done} ${near.label}`);
-    } catch (error) {
-      this.#say(`${failed} (${error.message})`);
-    }
-  }
-
-  #save() {
-    const save = (near) => savePicture(this.originalUrl(near.file), this.#fileName(near));
-    return this.#withPicture(save, "", "The picture cannot be saved");
-  }
-
-  #entries() {
-    const near = this.#near;
-    const copy = ({ file }) => copyPicture(this.originalUrl(file));
-    const input = (level) => this.onInput(level.file, this.#fileName(level));
-    return [
-      [`Use ${near.label}`, () => this.#use(), "U"],
-      [`Compare with ${near.label}`, () => this.#compareWith(near), "A"],
-      ["Compare with the pivot", () => this.#compareWith(null)],
-      ...(this.other.hasLast ? [["Compare with the last run", () => this.#compareWith("last")]] : []),
-      [this.loupe.on ? "Put the loupe away" : "Loupe at 100 %", () => this.#toggleLoupe(), "L"],
-      ["Copy the picture", () => this.#withPicture(copy, "Copied", "The browser does not allow copying here")],
-      ["Copy the value", () => this.#copy()],
-      ["Save the picture", () => this.#save(), "S"],
-      ["Open at full size", () => this.tools.open.click()],
-      ["Load it in a new node", () => this.#withPicture(input, "Load Image has", "The picture cannot be loaded")],
-    ];
+    this.#showValue();
   }
 
   #onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || !this.#levels.length) return;
-    const key = event.code.startsWith("Digit") ? event.code.slice(-1) : event.key.toLowerCase();
+    if (isPages(event) || !this.#levels.length) return;
+    const key = event.code.startsWith("Digit") ? event.code.slice(-1) : event.key;
     const level = this.#levels[Number(key) - 1];
-    const acts = {
-      a: () => this.#compareWith(this.#near),
-      l: () => this.#toggleLoupe(),
-      s: () => this.#save(),
-      u: () => this.#use(),
-    };
-    let act = acts[key];
-    if (key === "escape" && (this.screen.comparing || this.loupe.on)) act = () => this.#leave();
-    if (key === "enter" && event.target === this.slider.element) act = () => this.#toggleCompare();
-    if (level) act = () => (event.shiftKey ? this.#compareWith(level) : this.turnTo(level.value));
+    const keys = { PageUp: () => this.#turnScene(-1), PageDown: () => this.#turnScene(1) };
+    for (const { key: letter, act } of this.#acts) if (letter) keys[letter] = act;
+    if (level) keys[key] = () => (event.shiftKey && !this.#preview ? this.compareWith(level) : this.turnTo(level.value));
+    if (this.screen.comparing || this.loupe.on) keys.Escape = () => this.#leave();
+    if (event.target === this.slider.element) keys.Enter = () => this.toggleCompare();
+    const act = keys[key] ?? keys[key.toUpperCase()];
     if (!act) return;
-    event.preventDefault();
-    event.stopPropagation();
+    take(event);
     act();
   }
 
   #leave() {
-    if (this.loupe.on) this.#toggleLoupe();
-    else this.#toggleCompare();
+    if (this.loupe.on) this.toggleLoupe();
+    else this.toggleCompare();
     this.slider.focus();
-  }
-
-  async #copy() {
-    const number = written(this.#levels, this.#value);
-    try {
-      await navigator.clipboard.writeText(number);
-      this.#say(`Copied ${number}`);
-    } catch {
-      // Without https, and away from localhost, a page has no clipboard at all.
-      this.#say(`The browser does not allow copying here: ${number}`);
-    }
   }
 }

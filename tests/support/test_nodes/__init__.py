@@ -27,14 +27,16 @@ class BokehTestSweep(io.ComfyNode):
                 io.String.Input("blurs"),
                 io.Float.Input("pivot", default=-1.0, min=-1.0, max=100.0, tooltip="-1 for none"),
                 io.String.Input("name", default="blur"),
+                io.Int.Input("scenes", default=1, min=1),
             ],
             outputs=[io.Custom("BOKEH_SWEEP").Output("sweep")],
         )
 
     @classmethod
-    def execute(cls, blurs: str, pivot: float, name: str) -> io.NodeOutput:
+    def execute(cls, blurs: str, pivot: float, name: str, scenes: int) -> io.NodeOutput:
         sweep = _sweep_module()
-        return io.NodeOutput(sweep.Sweep(sweep.parse_blurs(blurs), None if pivot < 0 else pivot, name))
+        values = sweep.parse_blurs(blurs) * scenes
+        return io.NodeOutput(sweep.Sweep(values, None if pivot < 0 else pivot, name, scenes=scenes))
 
 
 class TestExtension(ComfyExtension):
