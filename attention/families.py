@@ -13,7 +13,7 @@ from comfy.ldm.flux.model import Flux
 from comfy.ldm.lumina.model import NextDiT
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from torch import nn
 
@@ -55,12 +55,16 @@ class Family(NamedTuple):
         name: what adapter files call it. title: what its users call it.
         holds: whether a network is one of them.
         places: the network's self-attentions, in the order in which they run.
+        blocks: the modules that training may compute a second time instead of keeping what they computed.
+        guided: whether the models take a guidance scale as an input.
     """
 
     name: str
     title: str
     holds: Callable[[nn.Module], bool]
     places: Callable[[nn.Module], Iterator[Place]]
+    blocks: Callable[[nn.Module], Iterator[str]]
+    guided: bool = False
 
 
 def _flux(network) -> Iterator[Place]:
@@ -113,6 +117,16 @@ def _krea2(network) -> Iterator[Place]:
         yield Place(owner, owner, width, *_pair(owner, "wq", "wk", width, attention.kvheads * attention.headdim))
 
 
+def _members(*lists: str) -> Callable[[nn.Module], Iterator[str]]:
+    return lambda network: (f"{name}.{index}" for name in lists for index in range(len(getattr(network, name))))
+
+
+def _unet_blocks(network) -> Iterator[str]:
+    for name, module in network.named_modules():
+        if isinstance(module, BasicTransformerBlock | ResBlock):
+            yield name
+
+
 def _fused(module: str, width: int, keys: int | None = None) -> tuple[Columns, Columns]:
     return Columns(module, 0, width), Columns(module, width, keys or width)
 
@@ -125,15 +139,22 @@ def _is(kind: type[nn.Module]) -> Callable[[nn.Module], bool]:
     return lambda network: isinstance(network, kind)
 
 
+_FLUX_BLOCKS = _members("double_blocks", "single_blocks")
+
+
+def _is_flux2(network: nn.Module) -> bool:
+    return isinstance(network, Flux) and getattr(network.params, "global_modulation", False)
+
+
 FAMILIES = (
-    Family("flux2", "FLUX.2", lambda n: isinstance(n, Flux) and getattr(n.params, "global_modulation", False), _flux),
-    Family("flux", "FLUX.1", _is(Flux), _flux),
-    Family("chroma", "Chroma", _is(Chroma), _flux),
-    Family("unet", "Stable Diffusion 1.5, SDXL", _is(UNetModel), _unet),
-    Family("sd3", "Stable Diffusion 3.5", _is(MMDiT), _sd3),
-    Family("qwen-image", "Qwen-Image", _is(QwenImageTransformer2DModel), _qwen),
-    Family("lumina", "Z-Image, Lumina 2", _is(NextDiT), _lumina),
-    *(Family("krea2", "Krea 2", _is(kind), _krea2) for kind in krea2()),
+    Family("flux2", "FLUX.2", _is_flux2, _flux, _FLUX_BLOCKS, guided=True),
+    Family("flux", "FLUX.1", _is(Flux), _flux, _FLUX_BLOCKS, guided=True),
+    Family("chroma", "Chroma", _is(Chroma), _flux, _FLUX_BLOCKS),
+    Family("unet", "Stable Diffusion 1.5, SDXL", _is(UNetModel), _unet, _unet_blocks),
+    Family("sd3", "Stable Diffusion 3.5", _is(MMDiT), _sd3, _members("joint_blocks")),
+    Family("qwen-image", "Qwen-Image", _is(QwenImageTransformer2DModel), _qwen, _members("transformer_blocks")),
+    Family("lumina", "Z-Image, Lumina 2", _is(NextDiT), _lumina, _members("layers")),
+    *(Family("krea2", "Krea 2", _is(kind), _krea2, _members("blocks")) for kind in krea2()),
 )
 
 

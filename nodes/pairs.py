@@ -13,10 +13,13 @@ import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
+from ..files import plain_name
+from ..optics.depth import EACH, disparity_of, metric_disparity_of
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
 from ..training.entries import Entry, within
 from ..training.folders import DEPTH, MANIFEST_NAME, MASKS, SHARP, WILD, ScanOptions, files_of, scan_folder
+from ..training.gather import gather
 from ..training.manifest import check_rows, named_files, read_manifest
 from ..training.pairs import STEP, ManifestPairs
 from ..training.pictures import Dataset
@@ -25,6 +28,9 @@ from .schema import PAIRS, fingerprint, schema, without_places
 
 _PROCEDURAL = "procedural scenes"
 _MANIFEST = "manifest or folder"
+_GRAPH = "pictures of the graph"
+# As in Bokeh Render.
+_BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
 # Folders that the owner opens to workflows, in extra_model_paths.yaml.
 LISTED = "bokeh_pairs"
 # Files whose change is noticed; more would be asked for at every queue, over a network too.
@@ -41,23 +47,26 @@ class BokehPairs(io.ComfyNode):
             "training data",
             "dataset",
             "manifest",
+            "hybrid pipeline",
             node_id="BokehPairs",
             display_name="Bokeh Pairs",
-            description="The pictures to train a bokeh adapter on: your own, listed in a manifest and all checked "
-            "before training starts, or scenes that are made up as they are needed.",
+            description="The pictures to train a bokeh adapter on, all checked before training starts: your own files, "
+            "pictures that this graph makes, or scenes that are made up as they are needed.",
             inputs=[
                 io.Combo.Input(
                     "source",
-                    options=[_PROCEDURAL, _MANIFEST],
+                    options=[_PROCEDURAL, _MANIFEST, _GRAPH],
                     tooltip="Procedural scenes need no photo: endless coloured objects before patterns, 128 x 128, for "
-                    "the demo model. Manifest or folder: your own pictures, at the path below.",
+                    "the demo model. Manifest or folder: your own pictures, at the path below. Pictures of the graph: "
+                    "those of the inputs images, depth and masks; every queue adds its own to the set.",
                 ),
                 io.String.Input(
                     "path",
                     default="",
                     tooltip="A manifest (.jsonl), or a folder with one in it or with the folders sharp, depth, masks "
-                    "and wild; the help page says what goes into them. A path inside the input folder, or inside a "
-                    "folder that extra_model_paths.yaml lists as bokeh_pairs. Not used for procedural scenes.",
+                    "and wild; the help page says what goes into them. A path inside the input folder, in "
+                    "output/bokeh_pairs, or inside a folder that extra_model_paths.yaml lists as bokeh_pairs. For "
+                    "pictures of the graph: the name of their set, which is written to output/bokeh_pairs.",
                 ),
                 io.Int.Input(
                     "size",
@@ -83,6 +92,37 @@ class BokehPairs(io.ComfyNode):
                     tooltip="Share of your pictures that is not trained on, but measures how well training goes. At "
                     "least one of each kind is held out above 0.",
                 ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="For pictures of the graph: sharp all over, generated or loaded, a batch of one size.",
+                ),
+                io.Image.Input(
+                    "depth",
+                    optional=True,
+                    tooltip="Their depth maps: Depth Anything, MoGe or any other node's, grey. What it shows is said "
+                    "by depth_is.",
+                ),
+                io.Mask.Input(
+                    "masks",
+                    optional=True,
+                    tooltip="White where each picture's subject is, whose depth is what stays in focus: from BiRefNet, "
+                    "SAM3 or any other node.",
+                ),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="For pictures of the graph: one caption for all, or one a line, without words about blur.",
+                ),
+                io.Combo.Input(
+                    "depth_is",
+                    options=[_BRIGHT, _DARK, _METRES, _INVERSE],
+                    optional=True,
+                    tooltip="What the depth shows: grey with near things bright (Depth Anything, MiDaS) or dark; "
+                    "distances in metres; or their inverse.",
+                ),
             ],
             outputs=[
                 PAIRS.Output(display_name="pairs", tooltip="Goes into Bokeh Train Adapter."),
@@ -94,32 +134,96 @@ class BokehPairs(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None, path: str | None, **_):
-        # Pictures that were changed, added or taken away are checked again.
-        if source == _PROCEDURAL:
+        # Pictures that were changed, added or taken away are checked again; those of the graph the host knows itself.
+        if source in (_PROCEDURAL, _GRAPH):
             return source
         return fingerprint(lambda source, path: _state(_place(path, _folders())), source, path)
 
     @classmethod
     @without_places
-    def execute(cls, source: str, path: str, size: int, keep_aspect: bool, held_out: float) -> io.NodeOutput:
+    def execute(
+        cls,
+        source: str,
+        path: str,
+        size: int,
+        keep_aspect: bool,
+        held_out: float,
+        images=None,
+        depth=None,
+        masks=None,
+        captions: str = "",
+        depth_is: str = _BRIGHT,
+    ) -> io.NodeOutput:
         if source == _PROCEDURAL:
             pairs = shown = Scenes()
             report = f"Procedural scenes, {SIZE} x {SIZE}, as many as are wanted"
         else:
-            rows, skipped = _read(path, size)
+            name, added = path.strip(), []
+            if source == _GRAPH:
+                place, name, added = _add(path, size, images, depth, masks, captions, depth_is)
+            else:
+                place = _place(path, _folders())
+            rows, skipped = _read(place, name, size)
             device = comfy.model_management.get_torch_device()
             pairs = ManifestPairs(rows, size, keep_aspect, held_out, device)
             shown = ManifestPairs(rows, min(size, _SHOWN_SIZE), keep_aspect, held_out, device)
-            report = "\n".join([pairs.summary(), *skipped])
+            report = "\n".join([*added, pairs.summary(), *skipped])
         samples = _samples(shown)
         preview = {**ui.PreviewImage(samples, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(pairs, samples, report, ui=preview)
 
 
+def _sets() -> Path:
+    """The folder of the sets that graphs have made."""
+    return Path(folder_paths.get_output_directory(), LISTED)
+
+
+def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: str) -> tuple[Path, str, list[str]]:
+    """Add the pictures of the graph to their set; returns where it is, what it is called, and a line about it."""
+    missing = [name for name, value in (("images", images), ("depth", depth), ("masks", masks)) if value is None]
+    if missing:
+        raise ValueError(
+            f'The source is "{_GRAPH}", but nothing is connected to {", ".join(missing)}. Connect sharp pictures, '
+            "their depth maps, and masks of their subjects."
+        )
+    place = _sets() / plain_name(_sets(), path, "a set of pictures", '"portraits"')
+    count, texts = len(images), [line.strip() for line in captions.splitlines() if line.strip()] or [""]
+    if len(texts) not in (1, count):
+        raise ValueError(
+            f"There are {len(texts)} captions for {count} pictures, expected one for all or one a line for each."
+        )
+    if len(masks) != count:
+        raise ValueError(
+            f"There are {len(masks)} masks for {count} pictures, expected one each: the subject. Where a picture has "
+            "several, put them into one mask."
+        )
+    own = depth.shape[1:3]
+    if depth_is in (_METRES, _INVERSE):
+        disparity, _ = metric_disparity_of(depth, depth_is == _METRES, count, own)
+    else:
+        disparity, _ = disparity_of(depth, depth_is == _BRIGHT, count, own, EACH)
+    bar = ProgressBar(count)
+
+    def on_progress(done: int, total: int) -> None:
+        bar.update_absolute(done, total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    name = f"{LISTED}/{path.strip()}"
+    try:
+        new = gather(place, images, disparity, masks, texts * (count // len(texts)), size, name, on_progress)
+    except OSError as error:
+        raise ValueError(
+            f"The set {name} cannot be written ({error.strerror or error}). Free space, or make the output folder "
+            "writable."
+        ) from error
+    return place / MANIFEST_NAME, name, [f"Added to output/{name}: {new} new of {count}"]
+
+
 def _folders() -> list[Path]:
     """The folders that a workflow may read: its author may be a stranger on a server of others."""
     listed, _ = folder_paths.folder_names_and_paths.get(LISTED, ((), ()))
-    folders = [Path(os.path.abspath(folder)) for folder in (folder_paths.get_input_directory(), *listed)]
+    own = (folder_paths.get_input_directory(), _sets())
+    folders = [Path(os.path.abspath(folder)) for folder in (*own, *listed)]
     return list(dict.fromkeys([*folders, *(Path(os.path.realpath(folder)) for folder in folders)]))
 
 
@@ -162,16 +266,14 @@ def _state(place: Path) -> list[tuple[str, int, int]]:
     return state
 
 
-def _read(path: str, size: int) -> tuple[list[Entry], list[str]]:
+def _read(place: Path, name: str, size: int) -> tuple[list[Entry], list[str]]:
     """The rows of a manifest or a folder, all of them good, and a line for each reason why pictures were skipped."""
     roots, bar = _folders(), ProgressBar(1)
-    place = _place(path, roots)
 
     def on_progress(done: int, total: int) -> None:
         bar.update_absolute(done, total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    name = path.strip()
     if place.is_file():
         return read_manifest(place, size, on_progress, roots, name), []
     scan = scan_folder(place, ScanOptions(), roots=roots, name=name)

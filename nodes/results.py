@@ -68,4 +68,4 @@ class BokehSweepGrid(io.ComfyNode):
         sweep.check(len(images))
         # Several scenes: each in a line of its own.
         columns = columns or (sweep.levels if sweep.scenes > 1 else 0)
-        return io.NodeOutput(contact_sheet(images, sweep.labels, columns, sweep.pivot_row))
+        return io.NodeOutput(contact_sheet(images, sweep.labels, columns, sweep.pivot_rows))

@@ -30,8 +30,9 @@ class BokehSweepSave(io.ComfyNode):
             "webp",
             node_id="BokehSweepSave",
             display_name="Save Bokeh Sweep",
-            description="Saves a sweep into a new folder of the output folder: every picture with its blur in the "
-            "name, the contact sheet, an animation through the blurs, and a JSON file with values and measures.",
+            description="Saves a sweep into a new folder of the output folder, several scenes into one each: every "
+            "picture with its blur in the name, the contact sheet, an animation through the blurs, and a JSON file "
+            "with values and measures.",
             inputs=[
                 io.Image.Input("images", tooltip=IMAGES_TOOLTIP),
                 SWEEP.Input("sweep", tooltip=SWEEP_TOOLTIP),
@@ -85,24 +86,28 @@ class BokehSweepSave(io.ComfyNode):
         # What the host embeds in its own pictures: the prompt, the workflow and whatever else the page sent.
         metadata = {} if args.disable_metadata else ({} if prompt is None else {"prompt": prompt}) | extra
         bar = ProgressBar(len(images))
+        shown, folders, notes = [], [], []
+        for scene, pictures in enumerate(images.split(sweep.levels)):
 
-        def on_progress(done: int, total: int) -> None:
-            bar.update_absolute(done, total)
-            throw_exception_if_processing_interrupted()
+            def on_progress(done: int, total: int, scene: int = scene) -> None:
+                bar.update_absolute(scene * total + done, sweep.scenes * total)
+                throw_exception_if_processing_interrupted()
 
-        saved = save_sweep(
-            images,
-            sweep,
-            parent,
-            name,
-            counter,
-            frames_per_second=frames_per_second if animation else None,
-            seed=find_seed(prompt, cls.hidden.unique_id) if metadata else None,
-            metadata=metadata,
-            on_progress=on_progress,
-            called=called,
-        )
-        subfolder = os.path.join(subfolder, saved.folder.name)
-        shown = [ui.SavedResult(file, subfolder, io.FolderType.output) for file in saved.pictures]
-        text = " ".join((f"Saved {os.path.join(called, saved.folder.name)}", *saved.notes, *broken(images)))
+            saved = save_sweep(
+                pictures,
+                sweep.of_a_scene,
+                parent,
+                name,
+                counter + scene,
+                frames_per_second=frames_per_second if animation else None,
+                seed=find_seed(prompt, cls.hidden.unique_id) if metadata else None,
+                metadata=metadata,
+                on_progress=on_progress,
+                called=called,
+            )
+            place = os.path.join(subfolder, saved.folder.name)
+            shown += [ui.SavedResult(file, place, io.FolderType.output) for file in saved.pictures]
+            folders.append(os.path.join(called, saved.folder.name))
+            notes += [note for note in saved.notes if note not in notes]
+        text = " ".join((f"Saved {', '.join(folders)}", *notes, *broken(images)))
         return io.NodeOutput(ui={"images": shown, "text": (text,)})

@@ -10,9 +10,10 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from PIL import Image
 
+from ..attention.install import network_places
 from ..files import plain_name
 from ..training.pictures import Dataset
-from ..training.recipe import Recipe
+from ..training.recipe import DEEP, PRESETS, Recipe
 from ..training.session import Parts, Session
 from ..training.start import timestep_mean
 from ..training.trainer import Progress
@@ -21,6 +22,7 @@ from .schema import ADAPTER, PAIRS, schema, validation, without_places
 _FOLDER = "bokeh_training"
 _GROUP = 4
 _SMALL = 2**28
+_ALL_BLOCKS, _OWN_RECIPE = "all", "this pack's"
 
 
 class BokehTrainAdapter(io.ComfyNode):
@@ -32,10 +34,14 @@ class BokehTrainAdapter(io.ComfyNode):
             "lora",
             node_id="BokehTrainAdapter",
             display_name="Bokeh Train Adapter",
-            description="Trains a bokeh adapter for a FLUX model on pictures of known blur. Stop it at any time: the "
+            description="Trains a bokeh adapter for your model on pictures of known blur. Stop it at any time: the "
             "same settings go on where it stopped.",
             inputs=[
-                io.Model.Input("model", tooltip="The FLUX.1 model that the adapter is for. It stays as it is."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model that the adapter is for; it stays as it is. FLUX.1 and 2, "
+                    "Chroma, Stable Diffusion 1.5, XL and 3.5, Qwen-Image, Z-Image, Lumina 2 or Krea 2.",
+                ),
                 io.Clip.Input("clip", tooltip="The text encoder of that model."),
                 io.Vae.Input("vae", tooltip="The VAE of that model."),
                 PAIRS.Input("pairs", tooltip="From Bokeh Pairs: the pictures to learn from."),
@@ -94,6 +100,21 @@ class BokehTrainAdapter(io.ComfyNode):
                     tooltip="Steps between measurements on held-out pictures, checkpoints, and a sweep in the preview "
                     "that shows what has been learned.",
                 ),
+                io.Combo.Input(
+                    "blocks",
+                    options=[_ALL_BLOCKS, DEEP],
+                    optional=True,
+                    tooltip="Which attention learns. deep: the second half of the blocks, or in the UNets of Stable "
+                    "Diffusion 1.5 and XL the coarsest level, for a smaller adapter.",
+                ),
+                io.Combo.Input(
+                    "recipe",
+                    options=[_OWN_RECIPE, *PRESETS],
+                    optional=True,
+                    tooltip="How pictures are drawn and the rate falls. BokehDepth: as published (grounding and noise "
+                    "by picture, offset noise, a cosine), with AdamW for its Prodigy; its authors trained with batch "
+                    "16 and rank 128.",
+                ),
             ],
             outputs=[
                 ADAPTER.Output(
@@ -125,19 +146,23 @@ class BokehTrainAdapter(io.ComfyNode):
         learning_rate: float,
         seed: int,
         show_every: int,
+        blocks: str = _ALL_BLOCKS,
+        recipe: str = _OWN_RECIPE,
     ) -> io.NodeOutput:
         folder = _run_folder(name)
-        recipe = Recipe(
-            seed=seed,
-            batch=batch,
-            per_scene=max(size for size in range(1, _GROUP + 1) if batch % size == 0),
-            rank=rank,
-            learning_rate=learning_rate,
-            timestep_mean=timestep_mean(model),
+        network_places(model)
+        settings = {"timestep_mean": timestep_mean(model), **PRESETS.get(recipe, {})}
+        settings |= {
+            "seed": seed,
+            "batch": batch,
+            "per_scene": max(size for size in range(1, _GROUP + 1) if batch % size == 0),
+            "rank": rank,
+            "blocks": DEEP if blocks == DEEP else None,
+            "learning_rate": learning_rate,
             # A model that is small beside any memory learns a third faster when it keeps its activations.
-            checkpointing=model.model_size() > _SMALL,
-        )
-        session = Session(Parts(model, clip, vae), pairs, recipe, folder)
+            "checkpointing": model.model_size() > _SMALL,
+        }
+        session = Session(Parts(model, clip, vae), pairs, Recipe(**settings), folder)
         bar = ProgressBar(steps)
 
         def show(progress: Progress, picture: torch.Tensor | None) -> None:

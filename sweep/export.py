@@ -160,7 +160,7 @@ def save_sweep(
                 _picture(image).save(unfinished / file, pnginfo=info, compress_level=PNG_COMPRESSION)
                 variances.append(_variance(image))
                 step()
-            sheet = contact_sheet(_fitted(images), sweep.labels, mark=sweep.pivot_row)[0]
+            sheet = contact_sheet(_fitted(images), sweep.labels, marks=sweep.pivot_rows)[0]
             _picture(sheet).save(unfinished / SHEET, pnginfo=info, compress_level=PNG_COMPRESSION)
             if frames:
                 _save_animation(unfinished / ANIMATION, images, frames, frames_per_second, texts, step)

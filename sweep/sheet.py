@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ SMALLEST_TEXT = 10
 TINIEST_TEXT = 7
 
 
-def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, mark: int | None = None) -> Tensor:
+def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, marks: Collection[int] = ()) -> Tensor:
     """Lay pictures out in rows, in their order, each over a caption.
 
     Pictures are neither resized nor requantised: the values of each appear unchanged on the sheet.
@@ -33,7 +33,7 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, mark:
         labels: one caption a picture. That of a picture with NaN or infinite values, which are black, says so.
         columns: pictures in a row; 0 chooses the number that brings the sheet nearest to 3:2 without
             leaving the last row less than half full.
-        mark: row of ``images`` whose caption is marked as the pivot.
+        marks: rows of ``images`` whose captions are marked as pivots.
 
     Returns:
         [1, sheet height, sheet width, 3] float32 in 0..1.
@@ -57,7 +57,7 @@ def contact_sheet(images: Tensor, labels: Sequence[str], columns: int = 0, mark:
     count, height, width = images.shape[:3]
     whole = [bool(image.isfinite().all()) for image in images]
     labels = [label if fine else f"{label}: NaN" for label, fine in zip(labels, whole, strict=True)]
-    captions = _Captions(labels, mark, width, height)
+    captions = _Captions(labels, marks, width, height)
     gutter = max(3, round(0.03 * min(width, height)))
     step_x, step_y = width + gutter, height + captions.height + gutter
     columns = min(columns, count) or automatic_columns(count, step_x, step_y)
@@ -85,13 +85,13 @@ def automatic_columns(count: int, cell_width: float, cell_height: float) -> int:
 
 
 class _Captions:
-    """The strips under the pictures: all in one size, marked one in two lines where one is too narrow."""
+    """The strips under the pictures: all in one size, marked ones in two lines where one is too narrow."""
 
-    def __init__(self, labels: Sequence[str], mark: int | None, width: int, height: int) -> None:
-        self.width, self.mark = width, mark
+    def __init__(self, labels: Sequence[str], marks: Collection[int], width: int, height: int) -> None:
+        self.width, self.marks = width, marks
         wanted = max(SMALLEST_TEXT, round(0.05 * min(width, height)))
-        one_line = [(f"{label} · {MARK}",) if i == mark else (label,) for i, label in enumerate(labels)]
-        two_lines = [(label, MARK) if i == mark else (label,) for i, label in enumerate(labels)]
+        one_line = [(f"{label} · {MARK}",) if i in marks else (label,) for i, label in enumerate(labels)]
+        two_lines = [(label, MARK) if i in marks else (label,) for i, label in enumerate(labels)]
         size = self._fitting_size(one_line, wanted, SMALLEST_TEXT)
         self.lines = one_line if size else two_lines
         size = size or self._fitting_size(two_lines, wanted, TINIEST_TEXT) or TINIEST_TEXT
@@ -109,7 +109,7 @@ class _Captions:
         return None
 
     def draw(self, row: int) -> Tensor:
-        marked = row == self.mark
+        marked = row in self.marks
         strip = Image.new("RGB", (self.width, self.height), PAGE)
         pen = ImageDraw.Draw(strip)
         if marked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 BLUR_MIN = 0.0
@@ -83,9 +83,20 @@ class Sweep:
         return len(self) // self.scenes
 
     @property
+    def of_a_scene(self) -> Sweep:
+        """The sweep of one scene alone; it is the same for all of them."""
+        return replace(self, values=self.values[: self.levels], captions=self.captions[: self.levels], scenes=1)
+
+    @property
     def pivot_row(self) -> int | None:
         """Row of the (first scene's) pivot picture; None when the pivot is not one of the pictures."""
         return self.values.index(self.pivot) if self.pivot in self.values else None
+
+    @property
+    def pivot_rows(self) -> tuple[int, ...]:
+        """Rows of the pivot pictures, one a scene; none when the pivot is not one of the pictures."""
+        first = self.pivot_row
+        return () if first is None else tuple(range(first, len(self), self.levels))
 
     @property
     def reference_row(self) -> int:

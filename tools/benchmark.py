@@ -1,4 +1,4 @@
-"""What sweeps, grounding and training cost: `python tools/benchmark.py [--steps N] [--repeats N]`.
+"""What sweeps, grounding and training cost: `python tools/benchmark.py [--parts NAME ...] [--steps N] [--repeats N]`.
 
 Ratios within one run, on a random FLUX of width 1536 (12 heads of 128), 1 double + 2 single blocks, an adapter of
 rank 64, 1,024 image and 64 text tokens, in float32 on a CPU; with an accelerator also at the true width with all
@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+
+from family_cost import families
 
 INSIDE = "COMFYUI_BOKEH_BENCHMARK"
 
@@ -71,6 +73,7 @@ def measure() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2, help="sampling steps of each run")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; the fastest run of each kind counts")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="default: all")
     options = parser.parse_args()
     tests = Path(__file__).resolve().parent.parent / "tests"
     sys.path[:0] = [str(tests), str(tests / "support"), os.environ["COMFYUI_PATH"]]
@@ -79,30 +82,48 @@ def measure() -> int:
     # The attention that the host takes on GPUs; its default on a CPU works in pieces after the free memory.
     args.use_pytorch_cross_attention = True
     import conftest  # noqa: F401 - loads the host and the pack
-    import torch
 
-    common = {"in_channels": 64, "joint_attention_dim": 256, "pooled_projection_dim": 64}
-    common |= {"attention_head_dim": 128, "guidance_embeds": True, "axes_dims_rope": [16, 56, 56]}
-    small = common | {"num_attention_heads": 12, "num_layers": 1, "num_single_layers": 2}
-    compare("width 1536, 1 + 2 blocks, rank 64, float32, 512 px", small, 64, torch.float32, 512, 64, options)
-    if torch.cuda.is_available():
-        full = common | {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
-        for size in (512, 1024):
-            title = f"width 3072, 19 + 38 blocks, rank 128, bfloat16, {size} px"
-            compare(title, full, 128, torch.bfloat16, size, 512, options)
-        title = "width 3072, 19 + 38 blocks, rank 128, bfloat16, 512 px"
-        training(title, full, 128, torch.bfloat16, 512, 512, options)
-    title = "width 1536, 1 + 2 blocks, rank 64, float32, 256 px"
-    training(title, small, 64, torch.float32, 256, 64, options)
-    stages(options)
-    load_full_size()
-    report_of_200_levels()
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        depth_renderer(device)
+    for part in options.parts:
+        _PARTS[part](options)
     return 0
 
 
-def report_of_200_levels() -> None:
+_COMMON = {
+    "in_channels": 64,
+    "joint_attention_dim": 256,
+    "pooled_projection_dim": 64,
+    "attention_head_dim": 128,
+    "guidance_embeds": True,
+    "axes_dims_rope": [16, 56, 56],
+}
+_SMALL = _COMMON | {"num_attention_heads": 12, "num_layers": 1, "num_single_layers": 2}
+_FULL = _COMMON | {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
+
+
+def flux(options: argparse.Namespace) -> None:
+    """Sweeps and training on FLUX."""
+    import torch
+
+    compare("width 1536, 1 + 2 blocks, rank 64, float32, 512 px", _SMALL, 64, torch.float32, 512, 64, options)
+    if torch.cuda.is_available():
+        for size in (512, 1024):
+            title = f"width 3072, 19 + 38 blocks, rank 128, bfloat16, {size} px"
+            compare(title, _FULL, 128, torch.bfloat16, size, 512, options)
+        title = "width 3072, 19 + 38 blocks, rank 128, bfloat16, 512 px"
+        training(title, _FULL, 128, torch.bfloat16, 512, 512, options)
+    title = "width 1536, 1 + 2 blocks, rank 64, float32, 256 px"
+    training(title, _SMALL, 64, torch.float32, 256, 64, options)
+
+
+def depth_renderers(options: argparse.Namespace) -> None:
+    """The depth renderer on every device there is."""
+    import torch
+
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        depth_renderer(device)
+
+
+def report_of_200_levels(options: argparse.Namespace) -> None:
     """The whole report, measures and figure, on 200 pictures of 512 x 512 with a mask."""
     import torch
 
@@ -201,7 +222,7 @@ def stages(options: argparse.Namespace) -> None:
     print(f" ({best['plain']:.3f} s plain)")
 
 
-def load_full_size() -> None:
+def load_full_size(options: argparse.Namespace) -> None:
     """From a file of the published size (57 blocks, rank 128, 583 MB) to an adapter ready for a bfloat16 model."""
     import psutil
     import torch
@@ -333,6 +354,15 @@ def training(title: str, sizes: dict, rank: int, dtype, size: int, text: int, op
         twice, kept = best.values()
         print(f"  blocks computed twice / activations kept: {twice / kept:.3f}")
 
+
+_PARTS = {
+    "flux": flux,
+    "families": families,
+    "stages": stages,
+    "loading": load_full_size,
+    "report": report_of_200_levels,
+    "renderer": depth_renderers,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

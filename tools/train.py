@@ -1,4 +1,5 @@
-"""Trains a bokeh adapter: `python tools/train.py --demo --out FOLDER`, or with --unet, --clip, --vae and --pairs.
+"""Trains a bokeh adapter: `python tools/train.py --demo --out FOLDER`; or with --pairs and --checkpoint, or
+--unet, --clip and --vae.
 
 Sets up the host like the other tools, then runs itself inside its environment, where torch is at hand: apart from the
 first lines not standard library only. On several GPUs or machines, from that environment and with COMFYUI_PATH set:
@@ -41,15 +42,19 @@ def train(arguments: list[str]) -> int:
         return 1
     sys.path.insert(0, host)
     load_pack()
-    from bokeh.training.recipe import Recipe
+    from bokeh.training.recipe import PRESETS, Recipe
 
-    parser = _parser(Recipe)
+    parser = _parser(Recipe, tuple(PRESETS))
+    preset = parser.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**PRESETS.get(preset, {}))
     options = parser.parse_args(arguments)
-    if not options.demo and not (options.unet and options.clip and options.vae and options.pairs):
-        parser.error("give --demo, or all of --unet, --clip, --vae and --pairs")
+    parts = options.checkpoint or (options.unet and options.clip and options.vae)
+    if not options.demo and not (parts and options.pairs):
+        parser.error("give --demo, or --pairs with --checkpoint or all of --unet, --clip and --vae")
     try:
         settings = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
-        settings["blocks"] = settings["blocks"] and tuple(settings["blocks"])
+        blocks = settings["blocks"]
+        settings["blocks"] = blocks[0] if blocks and isinstance(blocks[0], str) else blocks and tuple(blocks)
         return _train(options, Recipe(**settings))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -100,8 +105,15 @@ def load_models(options: argparse.Namespace) -> Parts:
     import comfy.sd
     import comfy.utils
 
+    if options.checkpoint:
+        model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(options.checkpoint))
+        return Parts(model, clip, vae)
+    kind = getattr(comfy.sd.CLIPType, options.clip_type.upper(), None)
+    if kind is None:
+        known = ", ".join(kind.name.lower() for kind in comfy.sd.CLIPType)
+        raise ValueError(f"--clip-type is {options.clip_type}, which this ComfyUI does not have. It has: {known}.")
     model = comfy.sd.load_diffusion_model(str(options.unet))
-    clip = comfy.sd.load_clip([str(path) for path in options.clip], clip_type=comfy.sd.CLIPType.FLUX)
+    clip = comfy.sd.load_clip([str(path) for path in options.clip], clip_type=kind)
     return Parts(model, clip, comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(options.vae))))
 
 
@@ -166,7 +178,11 @@ def _stopper(session: Any):
     return stop
 
 
-def _parser(recipe: type) -> argparse.ArgumentParser:
+def _block(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _parser(recipe: type, presets: tuple[str, ...]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train a bokeh adapter. The same command goes on where a run stopped.",
         epilog="What the settings of the recipe mean is written in training/recipe.py.",
@@ -183,8 +199,12 @@ def _parser(recipe: type) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="the demonstration model, of this pack or here",
     )
-    models.add_argument("--unet", type=Path, metavar="FILE", help="a FLUX.1 transformer")
-    models.add_argument("--clip", type=Path, nargs="+", metavar="FILE", help="its text encoders: clip_l and t5xxl")
+    models.add_argument("--checkpoint", type=Path, metavar="FILE", help="model, text encoder and VAE in one file")
+    models.add_argument("--unet", type=Path, metavar="FILE", help="a diffusion model")
+    models.add_argument(
+        "--clip", type=Path, nargs="+", metavar="FILE", help="its text encoders; FLUX.1: clip_l and t5xxl"
+    )
+    models.add_argument("--clip-type", default="flux", metavar="NAME", help="their type in Load CLIP; default: flux")
     models.add_argument("--vae", type=Path, metavar="FILE", help="its VAE")
     models.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
     data = parser.add_argument_group("pictures")
@@ -196,13 +216,14 @@ def _parser(recipe: type) -> argparse.ArgumentParser:
     run.add_argument("--measure-every", type=int, default=100, metavar="N", help="steps; default: 100")
     run.add_argument("--save-every", type=int, default=500, metavar="N", help="steps; default: 500")
     run.add_argument("--no-samples", action="store_true", help="no sweep with every measurement")
+    run.add_argument("--preset", choices=presets, help="a published recipe; the settings below change it")
     settings = parser.add_argument_group("recipe")
     for field in dataclasses.fields(recipe):
         name, default = f"--{field.name.replace('_', '-')}", field.default
         if isinstance(default, bool):
             settings.add_argument(name, action=argparse.BooleanOptionalAction, default=default)
         elif default is None:
-            settings.add_argument(name, type=int, nargs="+", metavar="N", help="default: all")
+            settings.add_argument(name, type=_block, nargs="+", metavar="N", help='numbers, or "deep"; default: all')
         else:
             settings.add_argument(name, type=type(default), default=default, metavar="X", help=f"default: {default}")
     return parser

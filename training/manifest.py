@@ -96,6 +96,22 @@ def read_manifest(
     return _check(numbered, path.parent, name, size, on_progress, roots)
 
 
+def raw_rows(path: Path, name: str) -> list[dict[str, object]]:
+    """The rows of a manifest as they stand, unchecked. Raises ValueError for one that is no list of JSON objects."""
+    rows = []
+    for number, line in _lines(path, name):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{name}: row {number} of its manifest is no JSON object. Mend it, or choose another name."
+            )
+        rows.append(row)
+    return rows
+
+
 def named_files(path: Path, rows: int) -> list[Path]:
     """The files that the first ``rows`` rows of a manifest name, whether they are there or not; for a file that is no
     manifest what there is till then. Raises OSError when it cannot be read."""

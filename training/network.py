@@ -11,11 +11,12 @@ Three things in the host stand between its network and gradients, and are answer
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import comfy.model_management
 import comfy.model_sampling
+import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import attention_basic, attention_pytorch
 from comfy.model_patcher import ModelPatcher
@@ -23,12 +24,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..attention.attend import CALL, Call, attend, row_index
+from ..attention.dials import LORA
 from ..attention.equations import Grounding
+from ..attention.families import find
 from ..attention.install import adapt, block_places, compute_dtype
 from ..attention.module import AdapterModule
 from ..host import training
 from ..weights.format import Adapter
 from .checkpoint import TrainingError
+from .pictures import Text
 from .recipe import Unit
 
 
@@ -44,6 +48,11 @@ class Network:
     """
 
     def __init__(self, model: ModelPatcher, adapter: Adapter, autocast: bool, checkpointing: bool):
+        if LORA in model.model_options["transformer_options"]:
+            raise TrainingError(
+                "This model carries a Bokeh LoRA, whose strength follows the blur of a sweep, and training has none. "
+                "Connect the model from before Bokeh LoRA."
+            )
         self.device = model.load_device
         self.dtype = torch.bfloat16 if autocast else compute_dtype(model)
         self.autocast = autocast
@@ -54,12 +63,13 @@ class Network:
         self.places = block_places(model, self.adapter)
         self.clone = adapt(model, self.adapter, self.module, self.places)
         network = self.clone.model.diffusion_model
-        for kind in ("double_blocks", "single_blocks"):
-            for index in range(len(getattr(network, kind, ()))):
-                # Not by patches_replace: what it hands out as the original block is, by the time of the backward
-                # pass, the last block of all.
-                name = f"diffusion_model.{kind}.{index}.forward"
-                self.clone.add_object_patch(name, _with_gradients(self.clone.get_model_object(name), checkpointing))
+        family = find(network)
+        self.guided = family.guided
+        for block in family.blocks(network):
+            # Not by patches_replace: what it hands out as the original block is, by the time of the backward pass, the
+            # last block of all.
+            name = f"diffusion_model.{block}.forward"
+            self.clone.add_object_patch(name, _with_gradients(self.clone.get_model_object(name), checkpointing))
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -93,18 +103,20 @@ class Network:
         """What a unit's rows are trained on, in the model's own scale.
 
         Returns:
-            latents with their noise [n, C, h, w]; their noise levels sigma [n]; the target of ``velocity``: noise - z
-            for flow models, the noise for the others; and each row's weight [n]. A model that predicts v is as good at
-            every level if its errors count sigma^2 + 1 times (Salimans & Ho, arXiv 2202.00512, section 4).
+            latents with their noise [n, C, ..., h, w]; their noise levels sigma [n]; the target of ``velocity``: noise
+            - z for flow models, the noise for the others; and each row's weight [n]. A model that predicts v is as good
+            at every level if its errors count (sigma / sigma_data)^2 + 1 times (Salimans & Ho, arXiv 2202.00512,
+            section 4; Karras et al., arXiv 2206.00364, table 1).
         """
         sampling = self.clone.get_model_object("model_sampling")
         latents, noise, shares = (part.to(self.device) for part in (unit.latents, unit.noise, unit.sigmas))
         if isinstance(sampling, comfy.model_sampling.CONST):
             return sampling.noise_scaling(shares, noise, latents), shares, noise - latents, torch.ones_like(shares)
         # A recipe draws shares of the way to pure noise.
-        sigmas = sampling.sigma((len(sampling.sigmas) - 1) * shares).to(shares)
+        levels = [sampling.percent_to_sigma(1 - share) for share in shares.clamp(1e-4, 1 - 1e-4).tolist()]
+        sigmas = torch.tensor(levels).to(shares)
         predicts_v = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
-        weights = sigmas**2 + 1 if predicts_v else torch.ones_like(sigmas)
+        weights = (sigmas / sampling.sigma_data) ** 2 + 1 if predicts_v else torch.ones_like(sigmas)
         return sampling.noise_scaling(sigmas, noise, latents), sigmas, noise, weights
 
     def velocity(
@@ -112,38 +124,40 @@ class Network:
         x: Tensor,
         sigmas: Tensor,
         annotations: Tensor,
-        context: Tensor,
-        pooled: Tensor | None,
+        text: Text,
         pivots: tuple[int, ...],
         guidance: float,
     ) -> Tensor:
-        """(x - denoised) / sigma, [n, C, h, w] float32: the velocity of flow models, the noise of the others; inside
-        ``ready`` and after ``load``.
+        """(x - denoised) / sigma, [n, C, ..., h, w] float32: the velocity of flow models, the noise of the others;
+        inside ``ready`` and after ``load``.
 
         Args:
-            x: noisy latents [n, C, h, w]. sigmas: [n]. annotations: [n], blur / 30 or -1.
-            context: [n, L, D]. pooled: [n, P] or None.
+            x: noisy latents [n, C, ..., h, w]. sigmas: [n]. annotations: [n], blur / 30 or -1.
+            text: one for each row.
             pivots: for each row the row that holds its scene; its own number when it is not grounded.
             guidance: for models that take it.
         """
-        x, sigmas, context = x.to(self.device), sigmas.to(self.device), context.to(self.device)
+        x, sigmas = x.to(self.device), sigmas.to(self.device)
         scale = self.adapter.settings.bokeh_scale
         values = [scale * value for value in self.module.values(annotations.to(self.device))]
         bias = [value.to(self.dtype)[:, None] for value in values]
         call = Call(len(x), bias, self._grounding(pivots), _attention)
         # Options of other nodes (caches, samplers' tricks) belong to sampling and stay out.
         options = {CALL: call, "optimized_attention_override": attend}
-        extra = {} if pooled is None else {"y": pooled.to(self.device)}
+        inputs = self._inputs(x, text, guidance)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            denoised = self.clone.model.apply_model(
-                x,
-                sigmas,
-                c_crossattn=context,
-                guidance=torch.full((len(x),), guidance, device=self.device),
-                transformer_options=options,
-                **extra,
-            )
-        return (x - denoised) / sigmas[:, None, None, None]
+            denoised = self.clone.model.apply_model(x, sigmas, transformer_options=options, **inputs)
+        return (x - denoised) / sigmas.view(-1, *[1] * (x.ndim - 1))
+
+    def _inputs(self, x: Tensor, text: Text, guidance: float) -> dict[str, object]:
+        """What the host makes of a prompt for this model: padding, sizes, guidance, each under its argument's name."""
+        context, pooled, mask = (None if part is None else part.to(self.device) for part in text)
+        prompt = {"cross_attn": context, "pooled_output": pooled, "model_conds": {}}
+        prompt |= {} if mask is None else {"attention_mask": mask}
+        prompt |= {"guidance": guidance} if self.guided else {}
+        (entry,) = comfy.samplers.encode_model_conds(self.clone.model.extra_conds, [prompt], x, self.device, "positive")
+        made = entry["model_conds"].items()
+        return {name: cond.process_cond(batch_size=len(x), area=None).cond for name, cond in made}
 
     @contextmanager
     def cuts(self) -> Iterator[list[str]]:
@@ -247,27 +261,30 @@ class _OutOfPlace(Tensor):
         return torch.add(self.as_subclass(Tensor), other).as_subclass(_OutOfPlace)
 
 
-def _with_gradients(forward, checkpointing: bool):
-    """A block's forward whose streams (``img`` and ``txt`` by name, or the first argument) are not written over."""
+def _with_gradients(forward: Callable, checkpointing: bool) -> Callable:
+    """A block's forward that writes over none of its inputs."""
 
-    def run(names: tuple[str, ...], others: dict, *streams: Tensor) -> tuple[Tensor, ...]:
-        safe = [stream.as_subclass(_OutOfPlace) for stream in streams]
-        positional = safe[len(names) :]
-        out = forward(*positional, **dict(zip(names, safe, strict=False)), **others)
-        return tuple(part.as_subclass(Tensor) for part in (out if isinstance(out, tuple) else (out,)))
+    def run(*args, **kwargs):
+        out = forward(*map(_kept, args), **{name: _kept(value) for name, value in kwargs.items()})
+        return tuple(map(_plain, out)) if isinstance(out, tuple) else _plain(out)
 
-    def with_gradients(*args: Tensor, **kwargs):
-        names = tuple(name for name in ("img", "txt") if name in kwargs)
-        streams = [*(kwargs.pop(name) for name in names), *args]
+    def with_gradients(*args, **kwargs):
         # The host writes the next block's number into the same dictionary, and a second forward must find its own.
-        kwargs["transformer_options"] = dict(kwargs["transformer_options"])
+        args = [dict(value) if isinstance(value, dict) else value for value in args]
+        kwargs = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
         if checkpointing and torch.is_grad_enabled():
-            out = checkpoint(run, names, kwargs, *streams, use_reentrant=False, preserve_rng_state=False)
-        else:
-            out = run(names, kwargs, *streams)
-        return out if names else out[0]
+            return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return run(*args, **kwargs)
 
     return with_gradients
+
+
+def _kept(value: object) -> object:
+    return value.as_subclass(_OutOfPlace) if type(value) is Tensor else value
+
+
+def _plain(value: object) -> object:
+    return value.as_subclass(Tensor) if isinstance(value, _OutOfPlace) else value
 
 
 def _attention(func, q: Tensor, *args, **kwargs) -> Tensor:

@@ -45,19 +45,31 @@ class Dataset(Protocol):
         """What is another as soon as a generator may draw other pictures or captions; no tensors."""
 
 
+class Text(NamedTuple):
+    """A caption as its text encoder gives it, at its own length; or n captions of one length, with n in front.
+
+    Attributes:
+        context: tokens [L, D].
+        pooled: [P], or None where the encoder gives none.
+        mask: [L], 0 where a token is padding, or None.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+
 class Draw(NamedTuple):
     """Pictures as the model sees them.
 
     Attributes:
-        latents: [n, C, h, w] float32 in the model's own scale (``process_latent_in`` done).
-        context: text tokens [scenes, L, D].
-        pooled: pooled text [scenes, P], or None for a model without.
+        latents: [n, C, ..., h, w] float32 in the model's own scale (``process_latent_in`` done).
+        texts: one for each scene.
         blurs: [n], each 0..30.
     """
 
     latents: Tensor
-    context: Tensor
-    pooled: Tensor | None
+    texts: list[Text]
     blurs: Tensor
 
 
@@ -70,8 +82,8 @@ class LatentDataset(Protocol):
     def draw(self, generator: torch.Generator, scenes: int, per_scene: int, held_out: bool = False) -> Draw:
         """As ``Dataset.draw``, encoded."""
 
-    def empty(self, length: int) -> tuple[Tensor, Tensor | None]:
-        """The empty caption: tokens [L, D], L = ``length`` as far as the text encoder can, and pooled text [P]."""
+    def empty(self) -> Text:
+        """The empty caption."""
 
     def identity(self) -> Identity:
         """As ``Dataset.identity``, and what latents and texts are made with."""

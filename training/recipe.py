@@ -7,14 +7,16 @@ Flow matching, x = (1 - s) z + s noise with the velocity noise - z as target. A 
     group             the same without grounding
     singles           scenes of their own, each at one blur
 
-Pictures of one scene share noise, timestep and caption. Everything a unit draws comes from generators made of
-(seed, step, number of the unit), so it does not matter which process draws it, or whether the run was interrupted.
+Pictures of one scene share noise, timestep and caption; see ``by_row`` for another way. Everything a unit draws comes
+from generators made of (seed, step, number of the unit), so it does not matter which process draws it, or whether the
+run was interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -22,8 +24,10 @@ import torch
 from torch import Tensor
 
 from ..attention.equations import NO_ANNOTATION, annotation
-from .pictures import LatentDataset
+from .pictures import LatentDataset, Text
 
+# A recipe's ``blocks`` in a word.
+DEEP = "deep"
 # Below it nothing changes in float32.
 SMALLEST = 1e-12
 
@@ -45,13 +49,18 @@ class Recipe:
         no_caption: share of the scenes whose caption is replaced by the empty one.
         timestep_mean, timestep_std: of the normal distribution of log(s / (1 - s)). A mean of log(shift) is FLUX's
             shift; a larger one trains more on the noisiest steps, in which layout and blur are settled.
+        by_row: draw grounding, noise and annotation for each picture instead of each group: ``grounded`` is then the
+            share of a group's pictures that follow another one of it, and these alone share its noise and timestep.
+        noise_offset: standard deviation of a shift of the noise by one number a channel.
         guidance: for models that take it as an input.
         rank: of every low-rank pair.
-        blocks: numbers of the adapted blocks, double blocks first; None for all.
+        blocks: numbers of the adapted blocks, in the order in which they run; DEEP for the deeper ones (see
+            ``start.deep``), None for all.
         unfreeze_q, unfreeze_k: whether queries and keys are adapted.
         context_dim, hidden_dim: widths of the bokeh embedding and of the layer inside it.
         learning_rate, warmup, weight_decay, gradient_clip: of AdamW; warm-up in steps, clip by the gradient's norm.
         decay: last share of the run's steps, over which the learning rate falls to zero; 0 for a constant rate.
+        cosine: whether it falls along half a cosine instead of a line.
         average: decay of the moving average of the weights, which is the result; 0 for the weights themselves.
         held_out_units: units on which the held-out loss is measured, the same ones every time.
         autocast: compute in bfloat16 what the model would compute in float32.
@@ -68,9 +77,11 @@ class Recipe:
     no_caption: float = 0.1
     timestep_mean: float = 0.6
     timestep_std: float = 1.0
+    by_row: bool = False
+    noise_offset: float = 0.0
     guidance: float = 1.0
     rank: int = 64
-    blocks: tuple[int, ...] | None = None
+    blocks: tuple[int, ...] | str | None = None
     unfreeze_q: bool = True
     unfreeze_k: bool = True
     context_dim: int = 768
@@ -78,6 +89,7 @@ class Recipe:
     learning_rate: float = 1e-4
     warmup: int = 100
     decay: float = 0.0
+    cosine: bool = False
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     average: float = 0.999
@@ -97,6 +109,8 @@ class Recipe:
                 f"A batch of {self.batch} pictures cannot be made of groups of {self.per_scene}. Choose a batch "
                 f"that is a multiple of {self.per_scene}, or another number of pictures for each scene."
             )
+        if isinstance(self.blocks, str) and self.blocks != DEEP:
+            raise ValueError(f'blocks is "{self.blocks}". Choose "{DEEP}", or the numbers of blocks.')
         for name in ("grouped", "grounded", "no_annotation", "no_caption", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}. It is a share: choose a number from 0 to 1.")
@@ -107,7 +121,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}. Choose a number greater than 0.")
             if getattr(self, name) < SMALLEST:
                 raise ValueError(f"{name} is {getattr(self, name)}. Choose a number of at least {SMALLEST:g}.")
-        for name in ("weight_decay", "warmup", "guidance"):
+        for name in ("weight_decay", "warmup", "guidance", "noise_offset"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}. Choose a number from 0 up.")
         if not math.isfinite(self.timestep_mean):
@@ -117,24 +131,49 @@ class Recipe:
         """What must be equal for a run to go on from a checkpoint; processes only divide the batch among them."""
         settings = asdict(self) | {"batch": self.batch * processes}
         del settings["checkpointing"]
-        return settings | {"blocks": None if self.blocks is None else list(self.blocks)}
+        return settings | {"blocks": list(self.blocks) if isinstance(self.blocks, tuple) else self.blocks}
 
 
-def rate_share(step: int, steps: int, warmup: int, decay: float) -> float:
-    """The share of the learning rate in step ``step`` (from 0) of ``steps``: rising over ``warmup`` steps, falling to
-    zero over the last share ``decay`` of all steps."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    return rise * min(1.0, (steps - step) / (decay * steps)) if decay else rise
+# Named settings beside our own, which are the defaults.
+PRESETS: dict[str, dict[str, object]] = {
+    # The closest that is published (fogradio/BokehDepth, train_flux_I2I.sh and .py, its text-to-image half), with AdamW
+    # for its Prodigy, which finds the learning rate by itself. There: 512 px, four pictures on each of four GPUs, 40
+    # epochs.
+    "BokehDepth": {
+        "batch": 16,
+        "per_scene": 4,
+        "rank": 128,
+        "grouped": 0.5,
+        "by_row": True,
+        "grounded": 0.2,
+        "no_annotation": 0.1,
+        "no_caption": 0.1,
+        "timestep_mean": 0.0,
+        "timestep_std": 1.0,
+        "noise_offset": 0.05,
+        "decay": 1.0,
+        "cosine": True,
+        "average": 0.0,
+    },
+}
+
+
+def rate_share(step: int, steps: int, recipe: Recipe) -> float:
+    """The share of the learning rate in step ``step`` (from 0) of ``steps``: rising over the warm-up, falling to zero
+    over the last share ``decay`` of all steps."""
+    rise = min(1.0, (step + 1) / max(1, recipe.warmup))
+    left = min(1.0, (steps - step) / (recipe.decay * steps)) if recipe.decay else 1.0
+    return rise * ((1 - math.cos(math.pi * left)) / 2 if recipe.cosine else left)
 
 
 class Unit(NamedTuple):
-    """What one unit, or several one after the other, give the model; n rows.
+    """What pictures of one size, with captions of one length, give the model; n rows.
 
     Attributes:
-        latents, noise: [n, C, h, w] float32.
+        latents, noise: [n, C, ..., h, w] float32.
         sigmas: [n], the timesteps s.
         annotations: [n], blur / 30, or -1 for none.
-        context: [n, L, D]. pooled: [n, P] or None.
+        text: one for each row.
         pivots: for each row the row that holds its scene; its own number when it is not grounded.
     """
 
@@ -142,62 +181,70 @@ class Unit(NamedTuple):
     noise: Tensor
     sigmas: Tensor
     annotations: Tensor
-    context: Tensor
-    pooled: Tensor | None
+    text: Text
     pivots: tuple[int, ...]
 
 
-def draw_unit(recipe: Recipe, data: LatentDataset, step: int, number: int, held_out: bool = False) -> Unit:
-    """Unit ``number`` of a step; of the held-out loss, whose steps are all alike, with ``held_out``."""
+def draw_units(recipe: Recipe, data: LatentDataset, step: int, number: int, held_out: bool = False) -> list[Unit]:
+    """Unit ``number`` of a step, in as many parts as its captions have lengths; of the held-out loss, whose steps are
+    all alike, with ``held_out``."""
     key = (recipe.seed, "held out" if held_out else "training", step, number)
     chosen = _generator(*key, "recipe")
     group = recipe.per_scene > 1 and data.groups
     grouped = group and (_happens(recipe.grouped, chosen) or not data.singles)
-    grounded = _happens(recipe.grounded, chosen) and grouped
+    grounded = _happens(recipe.grounded, chosen) and grouped and not recipe.by_row
     scenes, per_scene = (1, recipe.per_scene) if grouped else (recipe.per_scene, 1)
 
     drawn = data.draw(_generator(*key, "pictures"), scenes, per_scene, held_out)
-    latents = drawn.latents.float().cpu()
-    noise = torch.randn((scenes, *latents.shape[1:]), generator=chosen)
-    sigmas = torch.sigmoid(recipe.timestep_mean + recipe.timestep_std * torch.randn(scenes, generator=chosen))
-    annotations = annotation(drawn.blurs.float().cpu())
-    context, pooled = drawn.context.clone(), None if drawn.pooled is None else drawn.pooled.clone()
-    pivots = list(range(len(latents)))
-    for scene in range(scenes):
-        rows = range(scene * per_scene, (scene + 1) * per_scene)
-        pivot = rows[int(torch.randint(per_scene, (), generator=chosen))]
-        annotated = not _happens(recipe.no_annotation, chosen)
-        if not annotated:
-            annotations[rows.start : rows.stop] = NO_ANNOTATION
+    latents = drawn.latents.float().cpu().split(per_scene)
+    # One of each a scene, or a row.
+    drawings = per_scene if recipe.by_row else 1
+    noise = torch.randn((scenes * drawings, *latents[0].shape[1:]), generator=chosen)
+    if recipe.noise_offset:
+        shift = torch.randn((*noise.shape[:2], *[1] * (noise.ndim - 2)), generator=chosen)
+        noise = noise + recipe.noise_offset * shift
+    sigmas = torch.sigmoid(recipe.timestep_mean + recipe.timestep_std * torch.randn(len(noise), generator=chosen))
+    annotations = annotation(drawn.blurs.float().cpu()).split(per_scene)
+    units = []
+    for scene, text in enumerate(drawn.texts):
+        pivot = int(torch.randint(per_scene, (), generator=chosen))
+        dropped = [_happens(recipe.no_annotation, chosen) for _ in range(drawings)] * (per_scene // drawings)
+        shown = annotations[scene].masked_fill(torch.tensor(dropped), NO_ANNOTATION)
         if _happens(recipe.no_caption, chosen):
-            context[scene], empty = data.empty(context.shape[1])
-            if pooled is not None:
-                pooled[scene] = empty
-        if grounded and annotated:
-            pivots[rows.start : rows.stop] = [pivot] * per_scene
-
-    def repeated(values: Tensor) -> Tensor:
-        return values.repeat_interleave(per_scene, dim=0)
-
-    pooled = None if pooled is None else repeated(pooled)
-    return Unit(latents, repeated(noise), repeated(sigmas), annotations, repeated(context), pooled, tuple(pivots))
+            text = data.empty()
+        if recipe.by_row:
+            follows = [grouped and _happens(recipe.grounded, chosen) for _ in range(per_scene)]
+        else:
+            follows = [grounded] * per_scene
+        pivots = tuple(
+            pivot if follow and not (dropped[row] or dropped[pivot]) else row for row, follow in enumerate(follows)
+        )
+        # What a picture takes from another's drawing.
+        source = [scene * drawings + (held if recipe.by_row else 0) for held in pivots]
+        rows = Text(*(None if part is None else part.expand(per_scene, *part.shape) for part in text))
+        units.append(Unit(latents[scene], noise[source], sigmas[source], shown, rows, pivots))
+    return join(units)
 
 
 def join(units: list[Unit]) -> list[Unit]:
     """Units of equal shapes one after the other, so that they go through the model together."""
     alike: dict[tuple, list[Unit]] = {}
     for unit in units:
-        alike.setdefault((unit.latents.shape[1:], unit.context.shape[1:]), []).append(unit)
+        shapes = (None if part is None else part.shape[1:] for part in (unit.latents, *unit.text))
+        alike.setdefault(tuple(shapes), []).append(unit)
+
+    def together(parts: Sequence[Tensor | None]) -> Tensor | None:
+        return None if parts[0] is None else torch.cat(parts)
+
     joined = []
     for members in alike.values():
         pivots, first = [], 0
         for member in members:
             pivots += [first + pivot for pivot in member.pivots]
             first += len(member.pivots)
-        tensors = (
-            None if parts[0] is None else torch.cat(parts) for parts in zip(*(m[:-1] for m in members), strict=True)
-        )
-        joined.append(Unit(*tensors, tuple(pivots)))
+        text = Text(*map(together, zip(*(member.text for member in members), strict=True)))
+        tensors = map(together, zip(*(member[:4] for member in members), strict=True))
+        joined.append(Unit(*tensors, text, tuple(pivots)))
     return joined
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import comfy.model_sampling
 import comfy.sample
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..attention.install import install
+from ..attention.install import install, network_places
 from ..attention.rows import Pivot, Plan
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
@@ -26,7 +27,8 @@ from .trainer import Progress, Trainer
 
 SAMPLE_BLURS = (0.0, 15.0, 30.0)
 SAMPLE_STEPS = 20
-SAMPLE_GUIDANCE = 3.5
+# For models that take it as an input, and for those that predict noise; the others are shown as they were trained.
+SAMPLE_GUIDANCE, SAMPLE_CFG = 3.5, 5.0
 PREVIEW = "progress.png"
 
 
@@ -100,17 +102,34 @@ def sample_sweep(parts: Parts, adapter: Adapter, caption: str, size: tuple[int, 
     size: height and width in px.
     """
     blank = parts.vae.encode(torch.full((1, *size, 3), 0.5))
-    latents = torch.zeros_like(blank).repeat(len(SAMPLE_BLURS), 1, 1, 1)
+    latents = torch.zeros_like(blank).repeat(len(SAMPLE_BLURS), *[1] * (blank.ndim - 1))
     noise = torch.randn(blank.shape, generator=torch.Generator().manual_seed(seed)).expand_as(latents)
     model = install(parts.model, adapter, Plan(SAMPLE_BLURS, Pivot(SAMPLE_BLURS[1]), one_scene=True))
-    conditioning = [
-        [tokens, {**extra, "guidance": SAMPLE_GUIDANCE}]
-        for tokens, extra in parts.clip.encode_from_tokens_scheduled(parts.clip.tokenize(caption))
-    ]
-    samples = comfy.sample.sample(
-        model, noise, SAMPLE_STEPS, 1.0, "euler", "simple", conditioning, conditioning, latents, disable_pbar=True
+    family, _ = network_places(parts.model)
+    guidance = {"guidance": SAMPLE_GUIDANCE} if family.guided else {}
+    is_flow = isinstance(parts.model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+    positive, negative = (
+        [
+            [tokens, {**extra, **guidance}]
+            for tokens, extra in parts.clip.encode_from_tokens_scheduled(parts.clip.tokenize(text))
+        ]
+        for text in (caption, "")
     )
-    return parts.vae.decode(samples).clamp(0, 1)
+    samples = comfy.sample.sample(
+        model,
+        noise,
+        SAMPLE_STEPS,
+        1.0 if is_flow else SAMPLE_CFG,
+        "euler",
+        "simple",
+        positive,
+        negative,
+        latents,
+        disable_pbar=True,
+    )
+    images = parts.vae.decode(samples).clamp(0, 1)
+    # A VAE of videos gives one frame a picture.
+    return images.reshape(-1, *images.shape[-3:])
 
 
 def _stack(upper: Tensor, lower: Tensor) -> Tensor:

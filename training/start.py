@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..attention.families import Place
 from ..attention.install import network_places
 from ..weights.format import Adapter, build_adapter
 from ..weights.settings import TEXT_TO_IMAGE
-from .recipe import Recipe
+from .recipe import DEEP, Recipe
 
 
 def timestep_mean(model: ModelPatcher) -> float:
@@ -27,6 +29,16 @@ def timestep_mean(model: ModelPatcher) -> float:
     return round(math.log(middle / (1 - middle)), 4)
 
 
+def deep(places: Sequence[Place]) -> tuple[int, ...]:
+    """The numbers of the deeper places, where the paper puts the blur apart from what is shown (Bokeh Diffusion, figure
+    6; which ones it does not say): of a network that halves the picture on the way the widest ones, which see it
+    coarsest; of one that does not the second half."""
+    widest = max(place.width for place in places)
+    if all(place.width == widest for place in places):
+        return tuple(range(len(places) // 2, len(places)))
+    return tuple(number for number, place in enumerate(places) if place.width == widest)
+
+
 def new_adapter(model: ModelPatcher, recipe: Recipe) -> Adapter:
     """An adapter for ``model`` of the recipe's sizes: every ``up`` matrix is zero, so it is exact nothing.
 
@@ -35,7 +47,10 @@ def new_adapter(model: ModelPatcher, recipe: Recipe) -> Adapter:
     """
     family, places = network_places(model)
     count = len(places)
-    numbers = tuple(range(count)) if recipe.blocks is None else tuple(sorted(set(recipe.blocks)))
+    if recipe.blocks == DEEP:
+        numbers = deep(places)
+    else:
+        numbers = tuple(range(count)) if recipe.blocks is None else tuple(sorted(set(recipe.blocks)))
     odd = [number for number in numbers if not 0 <= number < count]
     if odd or not numbers:
         raise ValueError(

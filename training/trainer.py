@@ -31,7 +31,7 @@ from .checkpoint import (
 from .network import Network, gradients
 from .pictures import LatentDataset
 from .processes import Alone
-from .recipe import Recipe, Unit, draw_unit, join, rate_share
+from .recipe import Recipe, Unit, draw_units, join, rate_share
 from .start import new_adapter
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -58,7 +58,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains a new adapter for a FLUX model.
+    """Trains a new adapter for a model of any family of `attention/families.py`.
 
     Args:
         model: the host's MODEL; it is the same afterwards.
@@ -71,7 +71,7 @@ class Trainer:
     Raises:
         TrainingError: when the checkpoint in ``folder`` is of another recipe, model or data, or ``folder`` cannot be
             written to.
-        ValueError: when the model is not native FLUX or lacks a block of the recipe.
+        ValueError: when the model is of no such family or lacks a block of the recipe.
     """
 
     def __init__(
@@ -239,7 +239,11 @@ class Trainer:
         if not self._held_out_units:
             with torch.no_grad():
                 count = self.recipe.held_out_units
-                self._held_out_units = [draw_unit(self.recipe, self.data, 0, n, held_out=True) for n in range(count)]
+                self._held_out_units = [
+                    unit
+                    for number in range(count)
+                    for unit in draw_units(self.recipe, self.data, 0, number, held_out=True)
+                ]
             self.network.load(tuple(self._held_out_units[0].latents.shape))
         return self._held_out_units
 
@@ -273,23 +277,21 @@ class Trainer:
 
     def _draw(self, numbers: range) -> list[Unit]:
         with torch.no_grad():
-            units = [draw_unit(self.recipe, self.data, self.step, number) for number in numbers]
+            units = [unit for number in numbers for unit in draw_units(self.recipe, self.data, self.step, number)]
         self.network.load((self.recipe.batch, *units[0].latents.shape[1:]))
         return units
 
     def _loss(self, unit: Unit) -> Tensor:
         """Sum over the rows of the mean squared error, each by its weight."""
         x, sigmas, target, weights = self.network.noisy(unit)
-        found = self.network.velocity(
-            x, sigmas, unit.annotations, unit.context, unit.pooled, unit.pivots, self.recipe.guidance
-        )
+        found = self.network.velocity(x, sigmas, unit.annotations, unit.text, unit.pivots, self.recipe.guidance)
         return (weights * (found - target.to(found)).square().flatten(1).mean(1)).sum()
 
     def _update(self, steps: int) -> None:
         recipe, weights = self.recipe, list(self.weights.values())
         torch.nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate_share(self.step, steps, recipe.warmup, recipe.decay)
+            group["lr"] = recipe.learning_rate * rate_share(self.step, steps, recipe)
         self.optimizer.step()
         if self.average is not None:
             # The first steps count for less, or the average would remember the start for a long time.
@@ -301,8 +303,8 @@ class Trainer:
         """The held-out loss of the weights that would be the result, and whether it is the lowest so far."""
         units = self._held_out()
         with torch.no_grad(), self._averaged():
-            losses = [float(self._loss(unit)) / len(unit.pivots) for unit in units]
-        loss = math.fsum(losses) / len(losses)
+            losses = [float(self._loss(unit)) for unit in units]
+        loss = math.fsum(losses) / sum(len(unit.pivots) for unit in units)
         best = all(loss < before for _, before in self.held_out)
         self.held_out.append((self.step, loss))
         if best:

@@ -14,11 +14,13 @@ from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from families import KINDS, build_case, random_adapter
 from flux import relative_error, run_node
+from unet import build_control
 
 from bokeh.attention.install import adapt, block_places, install
 from bokeh.attention.module import AdapterModule
 from bokeh.attention.rows import Pivot, Plan
 from bokeh.training.network import Network
+from bokeh.training.pictures import Text
 from bokeh.training.recipe import Unit
 
 BLURS = (3.0, 15.0, 27.0)
@@ -83,6 +85,16 @@ COMPOSED = {
     "SAG": host_node("SelfAttentionGuidance", scale=0.5, blur_sigma=2.0),
     "RescaleCFG": host_node("RescaleCFG", multiplier=0.7),
     "attention to the prompt replaced": ip_adapter,
+    "DeepShrink": host_node(
+        "PatchModelAddDownscale",
+        block_number=1,
+        downscale_factor=2.0,
+        start_percent=0.0,
+        end_percent=0.5,
+        downscale_after_skip=True,
+        downscale_method="bicubic",
+        upscale_method="bicubic",
+    ),
     "LoRA": lora,
     "attention patches": own_patches,
     "another override": own_override,
@@ -128,7 +140,15 @@ def lora_hook(case):
     return [[case.positive[0][0], {**case.positive[0][1], "hooks": group}]]
 
 
-@pytest.mark.parametrize("prompt", [area, lora_hook])
+def control(case):
+    """A ControlNet with one picture for all rows."""
+    hint = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(9))
+    net, whole = build_control(case.model), {"start_percent": 0.0, "end_percent": 1.0}
+    inputs = {"positive": case.positive, "negative": case.negative, "control_net": net, "image": hint, "strength": 1.0}
+    return run_node("ControlNetApplyAdvanced", **inputs, **whole)[0]
+
+
+@pytest.mark.parametrize("prompt", [area, lora_hook, control])
 def test_a_row_of_a_sweep_is_that_row_alone_with_prompts_of_other_kinds(case, prompt):
     adapter, positive = random_adapter(case.model), prompt(case)
     rows = case.run(install(case.model, adapter, SWEEP), 3, 4.0, positive=positive)
@@ -215,7 +235,7 @@ def test_training_weighs_the_errors_of_v_alike_at_every_noise_level(predicts_v):
     network = Network(model, random_adapter(model), autocast=False, checkpointing=False)
     generator = torch.Generator().manual_seed(0)
     z, noise = torch.randn(2, 2, 4, 8, 8, generator=generator)
-    unit = Unit(z, noise, torch.tensor([0.2, 0.9]), torch.zeros(2), torch.zeros(2, 7, 24), None, (0, 1))
+    unit = Unit(z, noise, torch.tensor([0.2, 0.9]), torch.zeros(2), Text(torch.zeros(2, 7, 24)), (0, 1))
     with network.ready():
         x, sigmas, target, weights = network.noisy(unit)
     assert torch.equal(target, noise)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import folder_paths
+import numpy as np
 import pytest
 import torch
 from flux import conditioning, relative_error, run_node
+from PIL import Image
 from sampling import ksample, swept
+from saving import save
+from text_encoders import flux_clip
 
 from bokeh.attention.rows import Pivot
 
@@ -106,3 +113,53 @@ def test_what_is_made_of_several_scenes_keeps_them_apart(golden, adapter):
     (sheet,) = run_node("BokehSweepGrid", images=pictures, sweep=sweep, columns=0)
     (of_one,) = run_node("BokehSweepGrid", images=one, sweep=single, columns=3)
     assert sheet.shape[2] == of_one.shape[2]
+
+
+def test_the_report_measures_every_scene_by_itself(golden, adapter):
+    _, _, sweep = swept(golden, adapter, BLURS, Pivot(15.0), several(golden))
+    _, _, single = swept(golden, adapter, BLURS, Pivot(15.0))
+    pictures = torch.rand(6, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    mask, plain = torch.zeros(2, 64, 64), pictures[[0, 3]] ** 2
+    mask[0, :32] = mask[1, :, :32] = 1
+    plot, text, numbers = run_node("BokehReport", images=pictures, sweep=sweep, mask=mask, plain=plain)
+    assert [name in text for name in ("### Scene 1", "### Scene 2", "### Scene 3")] == [True, True, False]
+    for number in range(SCENES):
+        rows = slice(3 * number, 3 * number + 3)
+        own = {"mask": mask[number : number + 1], "plain": plain[number : number + 1]}
+        figure, words, alone = run_node("BokehReport", images=pictures[rows], sweep=single, **own)
+        assert json.loads(numbers)["scenes"][number] == json.loads(alone)
+        assert torch.equal(plot[number], figure[0])
+        assert words in text
+    with pytest.raises(ValueError, match="There are 1 plain pictures, but the sweep shows 2 scenes, expected one for"):
+        run_node("BokehReport", images=pictures, sweep=sweep, plain=plain[:1])
+
+
+def test_every_scene_is_saved_into_a_folder_of_its_own(golden, adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    _, _, sweep = swept(golden, adapter, BLURS, Pivot(15.0), several(golden))
+    pictures = torch.rand(6, 24, 32, 3, generator=torch.Generator().manual_seed(1))
+    shown = save(pictures, sweep, filename_prefix="mine", animation=False)
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    assert folders == ["mine_00001_", "mine_00002_"]
+    assert len(shown["images"]) == 8
+    for number, folder in enumerate(folders):
+        told = json.loads((tmp_path / folder / "sweep.json").read_text())
+        assert (told["values"], told["pivot_row"]) == ([4.0, 15.0, 28.0], 1)
+        with Image.open(tmp_path / folder / told["files"]["levels"][1]) as written:
+            assert np.array_equal(np.asarray(written), (pictures[3 * number + 1] * 255).round().byte().numpy())
+
+
+def test_the_pivot_of_every_scene_is_marked_on_the_sheet(golden, adapter):
+    _, _, sweep = swept(golden, adapter, BLURS, Pivot(15.0), several(golden))
+    assert sweep.pivot_rows == (1, 4)
+    pictures = torch.rand(6, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+    (sheet,) = run_node("BokehSweepGrid", images=pictures, sweep=sweep, columns=0)
+    accent = (sheet[0] - torch.tensor([240, 178, 84]) / 255).abs().sum(-1) < 1e-3
+    bars = accent.sum(1).nonzero().flatten()
+    assert bars.max() - bars.min() > 64
+
+
+def test_a_written_label_names_the_level_and_not_the_scene(golden, adapter):
+    _, _, sweep = swept(golden, adapter, BLURS, Pivot(15.0), several(golden))
+    _, text = run_node("BokehPrompt", clip=flux_clip(), template="a cat, {label}", blur=0.0, lowest=0.0, sweep=sweep)
+    assert text.splitlines() == 2 * ["a cat, blur 4", "a cat, blur 15", "a cat, blur 28"]

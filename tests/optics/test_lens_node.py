@@ -125,7 +125,7 @@ def test_view_grid_report_and_files_take_the_labels(tmp_path):
     (shown,) = BokehSweepView.execute(images, sweep).ui["bokeh_sweep"]
     assert [(level["label"], level["caption"]) for level in shown["levels"]] == [("f/8", "f/8"), ("f/2", "f/2")]
     (grid,) = run_node("BokehSweepGrid", images=images, sweep=sweep, columns=0)
-    assert torch.equal(grid, contact_sheet(images, ("f/8", "f/2"), mark=1))
+    assert torch.equal(grid, contact_sheet(images, ("f/8", "f/2"), marks=(1,)))
     report = measure_sweep(images, sweep)
     assert "mean alignment with f/2, " in report.markdown()
     assert "\n| 3.42 (f/8) | " in report.markdown()

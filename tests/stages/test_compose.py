@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 import re
 
-import comfy.cldm.cldm
-import comfy.controlnet
 import comfy.model_management
-import comfy.ops
 import pytest
 import torch
 from flux import relative_error, run_node
 from staged import ALPHA, Scene, flux_scene, in_one_run, in_two_runs, unet_scene
-from unet import CONFIG
+from unet import build_control
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
@@ -110,21 +107,11 @@ def test_entries_with_stages_of_different_length(unet):
         assert relative_error(both, alone) > 1e-4
 
 
-def unet_control() -> comfy.controlnet.ControlNet:
-    config = {name: value for name, value in CONFIG.items() if name not in ("out_channels", "transformer_depth_output")}
-    network = comfy.cldm.cldm.ControlNet(**config, num_heads=8, hint_channels=3, operations=comfy.ops.manual_cast)
-    generator = torch.Generator().manual_seed(2)
-    for weight in network.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
-    control = comfy.controlnet.ControlNet(
-        network, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None
-    )
-    return control.set_cond_hint(torch.rand(1, 3, 64, 64, generator=generator), 1.0, (0.0, 1.0))
-
-
 @pytest.mark.parametrize("to_uncond", [False, True])
 def test_a_controlnet_acts_in_both_stages(unet, to_uncond):
-    extra = {"control": unet_control(), "control_apply_to_uncond": to_uncond}
+    hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    control = build_control(unet.model).set_cond_hint(hint, 1.0, (0.0, 1.0))
+    extra = {"control": control, "control_apply_to_uncond": to_uncond}
     positive, mixed = unet.positive(**extra), unet.mixed(**extra)
     assert_each_stage_is_a_run_of_its_own(unet, positive, mixed)
     without = in_two_runs(

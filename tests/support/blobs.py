@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from flux import build_flux
 
-from bokeh.training.pictures import Draw
+from bokeh.training.pictures import Draw, Text
 from bokeh.training.recipe import Recipe
 
 TINY = {
@@ -46,13 +46,13 @@ class Blobs:
         context = torch.randn((scenes, self.tokens, self.width), generator=generator)
         pooled = torch.randn((scenes, self.pooled), generator=generator)
         faded = latents.repeat_interleave(per_scene, 0) * (1 - blurs / 40)[:, None, None, None]
-        return Draw(faded, context, pooled, blurs)
+        return Draw(faded, list(map(Text, context, pooled)), blurs)
 
     def identity(self):
         return {}
 
-    def empty(self, length):
-        return torch.zeros(length, self.width), torch.zeros(self.pooled)
+    def empty(self):
+        return Text(torch.zeros(self.tokens, self.width), torch.zeros(self.pooled))
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models as supported
 import torch
+from comfy.ldm.chroma.model import ChromaParams
 from flux import build_flux, sample
 from unet import build_unet
 
@@ -140,6 +141,9 @@ def _flux_projections() -> list[tuple[str, int, str, int]]:
     return double + [(f"single_blocks.{i}.linear1", 0, f"single_blocks.{i}.linear1", 32) for i in range(3)]
 
 
+# Fields that newer hosts require and older ones do not know.
+_CHROMA_FIELDS = FLUX_FIELDS | ({"vec_in_dim": None} if "vec_in_dim" in ChromaParams.__dataclass_fields__ else {})
+
 KINDS = {
     "sd15": Kind(build_unet, (4, 16, 16), _alternating(7), _attn1(_SD15), sigmas=NOISE_SIGMAS),
     "sdxl": Kind(build_sdxl, (4, 16, 16), _alternating(9), _attn1(_SDXL), {"pooled_output": 1280}, sigmas=NOISE_SIGMAS),
@@ -238,6 +242,33 @@ KINDS = {
             **FLUX_FIELDS,
         ),
         (128, 8, 8),
+        list(range(5)),
+        _flux_projections(),
+        {"pooled_output": 16},
+    ),
+    "chroma": Kind(
+        dit(
+            "Chroma",
+            image_model="chroma",
+            in_channels=64,
+            out_channels=64,
+            patch_size=2,
+            context_in_dim=CONTEXT,
+            hidden_size=32,
+            mlp_ratio=3.0,
+            num_heads=2,
+            depth=2,
+            depth_single_blocks=3,
+            axes_dim=[4, 6, 6],
+            theta=10000,
+            qkv_bias=True,
+            in_dim=64,
+            out_dim=32,
+            hidden_dim=48,
+            n_layers=2,
+            **_CHROMA_FIELDS,
+        ),
+        (16, 8, 8),
         list(range(5)),
         _flux_projections(),
         {"pooled_output": 16},

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.supported_models
 import torch
 
@@ -44,4 +49,18 @@ def build_unet(seed: int = 0, dtype: torch.dtype = torch.float32, kind=comfy.sup
     model.eval()
     return comfy.model_patcher.ModelPatcher(
         model, load_device=comfy.model_management.get_torch_device(), offload_device=device
+    )
+
+
+def build_control(model) -> comfy.controlnet.ControlNet:
+    """A ControlNet of a UNet's shape with random weights, still without its picture."""
+    kind, config = comfy.cldm.cldm.ControlNet, model.model.model_config.unet_config
+    known = inspect.signature(kind).parameters
+    sizes = {name: value for name, value in config.items() if name in known and name != "transformer_depth_output"}
+    network = kind(**sizes, hint_channels=3, operations=comfy.ops.manual_cast)
+    generator = torch.Generator().manual_seed(2)
+    for weight in network.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return comfy.controlnet.ControlNet(
+        network, load_device=comfy.model_management.get_torch_device(), manual_cast_dtype=None
     )

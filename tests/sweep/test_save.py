@@ -54,7 +54,7 @@ def test_folder_of_a_sweep(output, channels):
         with Image.open(folder / file) as written:
             assert written.mode == ("RGB" if channels == 3 else "RGBA")
             assert np.array_equal(np.asarray(written), (image * 255).round().byte().numpy())
-    sheet = contact_sheet(images, sweep.labels, mark=1)[0]
+    sheet = contact_sheet(images, sweep.labels, marks=(1,))[0]
     with Image.open(folder / "sheet.png") as written:
         assert np.array_equal(np.asarray(written), (sheet * 255).round().byte().numpy())
 

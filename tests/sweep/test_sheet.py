@@ -38,7 +38,7 @@ def test_pictures_are_unchanged_and_in_reading_order():
 @pytest.mark.parametrize("side", [16, 64, 512, 2048])
 def test_every_caption_is_written_under_its_picture(side):
     images = pictures(2, side, side)
-    sheet = contact_sheet(images, ("blur 0", "blur 12.5"), columns=2, mark=1)
+    sheet = contact_sheet(images, ("blur 0", "blur 12.5"), columns=2, marks=(1,))
     page = torch.tensor(PAGE) / 255
     for image in images:
         y, x = place_of(sheet, image)
@@ -68,7 +68,7 @@ def test_a_picture_of_nan_is_black_and_its_caption_says_so():
 def test_only_the_marked_caption_has_the_accent():
     images = pictures(5)
     plain = contact_sheet(images, LABELS, columns=5)
-    marked = contact_sheet(images, LABELS, columns=5, mark=2)
+    marked = contact_sheet(images, LABELS, columns=5, marks=(2,))
     accent = (marked[0] == torch.tensor(ACCENT) / 255).all(-1)
     assert not (plain[0] == torch.tensor(ACCENT) / 255).all(-1).any()
     _, x = place_of(marked, images[2])
@@ -79,7 +79,7 @@ def test_only_the_marked_caption_has_the_accent():
 
 def test_a_marked_caption_on_a_narrow_picture_takes_two_lines():
     images = pictures(2, 64, 48)
-    marked = contact_sheet(images, ("blur 12.5", "blur 15"), mark=0)
+    marked = contact_sheet(images, ("blur 12.5", "blur 15"), marks=(0,))
     plain = contact_sheet(images, ("blur 12.5", "blur 15"))
     assert marked.shape[1] > plain.shape[1]
 

@@ -81,8 +81,16 @@ def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(demo, tmp_pa
 
 def test_what_is_missing_or_wrong_is_said_before_anything_is_loaded(tmp_path):
     process = start("--out", tmp_path, "--unet", "flux.safetensors")
-    assert "give --demo, or all of --unet, --clip, --vae and --pairs" in process.communicate(timeout=120)[0]
+    said = process.communicate(timeout=120)[0]
+    assert "give --demo, or --pairs with --checkpoint or all of --unet, --clip and --vae" in said
     assert process.returncode == 2
     process = start("--demo", "--out", tmp_path, "--batch", 3)
     assert "A batch of 3 pictures cannot be made of groups of 4." in process.communicate(timeout=120)[0]
     assert process.returncode == 1
+    process = start("--demo", "--out", tmp_path, "--preset", "BokehDepth", "--batch", 2)
+    assert "A batch of 2 pictures cannot be made of groups of 4." in process.communicate(timeout=120)[0]
+    process = start("--demo", "--out", tmp_path, "--blocks", "widest")
+    assert 'blocks is "widest". Choose "deep", or the numbers of blocks.' in process.communicate(timeout=120)[0]
+    files = ("--unet", "a", "--clip", "b", "--vae", "c", "--pairs", "d", "--clip-type", "none")
+    process = start("--out", tmp_path, *files)
+    assert "--clip-type is none, which this ComfyUI does not have. It has: " in process.communicate(timeout=120)[0]

@@ -16,9 +16,11 @@ from blobs import tiny_flux
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxTokenizer
 from demo_files import write_demo
+from families import build_case
 from flux import run_node
 from sampling import ksample
 
+from bokeh.attention.install import network_places
 from bokeh.demo.load import load_demo
 from bokeh.training.checkpoint import TrainingError
 from bokeh.training.curve import draw_losses
@@ -83,6 +85,20 @@ def test_an_interrupt_from_the_page_stops_training_and_keeps_the_checkpoint(demo
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
     kept = folder_paths.get_output_directory() + "/bokeh_training/stopped/checkpoint.safetensors"
     assert torch.cuda.is_available() or comfy.utils.load_torch_file(kept)["losses"].shape == (1,)
+
+
+def test_a_checkpoint_without_a_text_encoder_or_vae_is_refused(demo):
+    for part, name in (("clip", "text encoder"), ("vae", "VAE")):
+        with pytest.raises(ValueError, match=rf"There is no {name}: this checkpoint holds none\. Load the model's own"):
+            train(demo, "mine/without", **{part: None})
+
+
+def test_deeper_blocks_and_the_published_recipe_train_by_name(demo):
+    adapter, _ = train(demo, "mine/deep", blocks="deep", recipe="BokehDepth")
+    places = network_places(demo.model)[1]
+    assert adapter.settings.block_names == tuple(place.name for place in places[len(places) // 2 :])
+    with pytest.raises(TrainingError, match=r"another recipe: average 0\.0 there and 0\.999 here"):
+        train(demo, "mine/deep", blocks="deep", steps=3)
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(demo):
@@ -163,7 +179,7 @@ class SmallText(torch.nn.Module):
         return numbers[None, :, None].expand(1, -1, 3), numbers[None, :2]
 
 
-def test_captions_of_one_draw_get_one_length_and_are_encoded_once(demo):
+def test_captions_keep_the_length_that_sampling_gives_them_and_are_encoded_once(demo):
     clip = comfy.sd.CLIP(ClipTarget(FluxTokenizer, SmallText))
     long = "one two three four five six seven " * 60
 
@@ -175,22 +191,38 @@ def test_captions_of_one_draw_get_one_length_and_are_encoded_once(demo):
             return Pictures(torch.zeros(scenes, 128, 128, 4), self.captions[:scenes], torch.zeros(scenes))
 
     data = EncodedDataset(Captions(), demo.vae, clip, demo.model)
-    one = data.draw(torch.Generator(), 1, 1)
-    assert one.context.shape == (1, 256, 3)
     both = data.draw(torch.Generator(), 2, 1)
-    length = both.context.shape[1]
-    assert length > 256
-    # The host pads with zeros behind the text.
-    assert torch.equal(both.context[0, :256], one.context[0])
-    assert not both.context[0, 256:].any()
-    assert both.context[1].all()
-    context, pooled = data.empty(length)
-    assert context.shape == (length, 3)
-    assert pooled.shape == (2,)
+    for caption, text in zip(["short", long, ""], [*both.texts, data.empty()], strict=True):
+        (context, extra), *_ = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+        assert torch.equal(text.context, context[0])
+        assert torch.equal(text.pooled, extra["pooled_output"][0])
+    assert [len(text.context) for text in both.texts] == [256, len(both.texts[1].context)]
+    assert len(both.texts[1].context) > 256
     calls = clip.cond_stage_model.calls
     data.draw(torch.Generator(), 2, 1)
-    data.empty(length)
+    data.empty()
     assert clip.cond_stage_model.calls == calls
+
+
+def test_a_vae_of_videos_gets_one_picture_at_a_time(demo):
+    """It takes a batch for the frames of one video, and would give one latent for all."""
+
+    class Photos:
+        groups = singles = True
+
+        def draw(self, generator, scenes, per_scene, held_out=False):
+            return Pictures(torch.rand(3, 32, 32, 3, generator=generator), ["a"], torch.zeros(3))
+
+    class Frames:
+        latent_dim = 3
+
+        def encode(self, pixels):
+            return pixels.movedim(-1, 0)[None, :, :1]
+
+    data = EncodedDataset(Photos(), Frames(), demo.clip, build_case("qwen-image").model)
+    data._scale = lambda latents: latents
+    images = Photos().draw(torch.Generator().manual_seed(0), 1, 3).images
+    assert torch.equal(data.draw(torch.Generator().manual_seed(0), 1, 3).latents, images.movedim(-1, 1)[:, :, None])
 
 
 def test_a_curve_is_drawn_from_the_first_step_to_the_last():

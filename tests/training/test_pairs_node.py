@@ -190,3 +190,80 @@ def test_the_check_can_be_interrupted(data):
     comfy.model_management.interrupt_current_processing(True)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run()
+
+
+# Pictures of the graph
+
+
+def made(count: int = 3, seed: int = 0, size: int = 80) -> dict[str, object]:
+    """Pictures with a subject that is nearer than what lies behind it, as nodes for depth and subjects give them."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.zeros(count, size, size)
+    masks[:, 20:60, 20:60] = 1
+    depth = 0.2 + 0.3 * torch.linspace(0, 1, size).expand(count, size, size) + 0.4 * masks
+    return {
+        "images": torch.rand(count, size, size, 3, generator=generator),
+        "depth": depth[..., None].expand(-1, -1, -1, 3),
+        "masks": masks,
+        "captions": "a box",
+    }
+
+
+def from_graph(name: str = "mine", **inputs):
+    settings = {"source": "pictures of the graph", "path": name, "size": 64, "keep_aspect": False, "held_out": 0.1}
+    return NODE.EXECUTE_NORMALIZED(**settings, **inputs)
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    return tmp_path / "bokeh_pairs"
+
+
+def test_pictures_of_the_graph_become_a_checked_set_that_grows(sets):
+    pairs, _, report = from_graph(**made()).result
+    assert report.splitlines()[:2] == [
+        "Added to output/bokeh_pairs/mine: 3 new of 3",
+        "Sharp pictures with depth: 3 (held out: 1)",
+    ]
+    images, captions, _ = pairs.draw(torch.Generator().manual_seed(0), 1, 4)
+    assert images.shape == (4, 64, 64, 3)
+    assert captions == ["a box"]
+    # The same pictures are in it once; other ones join.
+    assert "0 new of 3" in from_graph(**made()).result[2]
+    assert from_graph(**made(2, seed=1)).result[0].summary().startswith("Sharp pictures with depth: 5")
+    assert run("mine").result[0].summary() == from_graph(**made()).result[0].summary()
+    assert not [path for path in sets.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_distances_with_a_sky_at_infinity_focus_on_the_subject(sets):
+    inputs = made(1)
+    depth = 1 / inputs["depth"]
+    depth[:, :8] = float("inf")
+    pairs = from_graph(**inputs | {"depth": depth}, depth_is="metres").result[0]
+    (entry,) = pairs._grouped[False] + pairs._grouped[True]
+    near = 1 / depth[0, 40, 40, 0]
+    assert entry.depth.focus == pytest.approx(float(near / (1 / depth).max()), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": None}, "nothing is connected to depth. Connect sharp pictures"),
+        ({"masks": torch.ones(2, 80, 80)}, "There are 2 masks for 3 pictures, expected one each"),
+        ({"captions": "a\nb"}, "There are 2 captions for 3 pictures, expected one for all"),
+        ({"masks": torch.zeros(3, 80, 80)}, r"bad rows\. Mend or remove them\..*is empty"),
+        ({"depth": torch.full((3, 80, 80, 3), 0.5)}, "has the same value"),
+        ({"images": torch.rand(3, 40, 40, 3)}, "expected a short side of at least 64 px"),
+    ],
+)
+def test_pictures_of_the_graph_that_training_cannot_use_are_named_and_none_is_kept(sets, change, message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        from_graph(**made() | change)
+    assert not [path for path in sets.rglob("*") if path.is_file()]
+
+
+def test_a_name_of_a_set_stays_in_its_folder(sets):
+    for name in ("", "../mine", "a//b"):
+        with pytest.raises(ValueError, match="cannot be the name of a set of pictures"):
+            from_graph(name, **made(1))

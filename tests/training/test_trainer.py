@@ -10,7 +10,6 @@ import comfy.model_management
 import pytest
 import torch
 from blobs import TINY, Blobs, recipe, tiny_flux, weights_of
-from families import build_case
 from flux import build_flux, conditioning, relative_error, sample
 from places import CHECKOUT
 from sampling import ksample
@@ -19,7 +18,8 @@ from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
 from bokeh.training.checkpoint import TrainingError, load_checkpoint
 from bokeh.training.network import Network
-from bokeh.training.recipe import draw_unit, join
+from bokeh.training.pictures import Text
+from bokeh.training.recipe import draw_units, join
 from bokeh.training.start import new_adapter
 from bokeh.training.trainer import BEST, CHECKPOINT, Trainer
 from bokeh.weights.files import read_adapter
@@ -61,8 +61,8 @@ def test_a_training_forward_is_a_sampling_forward(model, keys):
     settings = recipe(unfreeze_k=keys)
     adapter = random_adapter(model, settings)
     blurs, sigma, guidance = (3.0, 12.0, 27.0), 0.7, 3.5
-    unit = draw_unit(settings, Blobs(), 0, 0)
-    noise, context, pooled = unit.noise[:1], unit.context[:1], unit.pooled[:1]
+    (unit,) = draw_units(settings, Blobs(), 0, 0)
+    noise, context, pooled = unit.noise[:1], unit.text.context[:1], unit.text.pooled[:1]
     swept = install(model, adapter, Plan(blurs, Pivot(12.0, 1.0), one_scene=True))
     seen = []
 
@@ -83,8 +83,7 @@ def test_a_training_forward_is_a_sampling_forward(model, keys):
                 x,
                 torch.full((3,), sigma),
                 torch.tensor(blurs) / 30,
-                context.expand(3, -1, -1),
-                pooled.expand(3, -1),
+                Text(context.expand(3, -1, -1), pooled.expand(3, -1)),
                 (1, 1, 1),
                 guidance,
             )
@@ -95,7 +94,7 @@ def test_a_training_forward_is_a_sampling_forward(model, keys):
 def test_gradients_are_those_of_finite_differences(model):
     """What the host writes in place, and block numbers in a second forward, must not reach the gradients."""
     settings = recipe(grouped=1.0, grounded=1.0, no_annotation=0.0)
-    (unit,) = join([draw_unit(settings, Blobs(), 0, number) for number in range(2)])
+    (unit,) = join([unit for number in range(2) for unit in draw_units(settings, Blobs(), 0, number)])
     double = tiny_flux(torch.float64)
     gradients = {}
     for checkpointing in (True, False):
@@ -163,7 +162,7 @@ def test_autocast_stays_close_to_full_precision(model):
 def fixed_batch(trainer, model):
     """Makes every step train on one batch, which another adapter fits exactly: so there is something to find."""
     settings = trainer.recipe
-    unit = draw_unit(settings, Blobs(), 0, 0)
+    (unit,) = draw_units(settings, Blobs(), 0, 0)
     teacher = Network(model, random_adapter(model, settings), autocast=False, checkpointing=False)
     x, sigmas = unit.noise, unit.sigmas[:, None, None, None]
     with teacher.ready(), torch.no_grad():
@@ -319,30 +318,6 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(model):
 
     with pytest.raises(TrainingError, match=r"The loss of step 1 is nan, .* lower learning rate \(now 0\.0001\)"):
         Trainer(model, Broken(), recipe()).run(1)
-
-
-@pytest.mark.parametrize("pooled", [None, 20])
-def test_another_family_trains_and_resumes_or_is_refused_at_the_start(tmp_path, pooled):
-    """A network without a place for the pooled text asserts so inside the host."""
-    model = build_case("sd15").model
-    sizes = {"in_channels": 16, "joint_attention_dim": 24, "pooled_projection_dim": 20}
-
-    class Texts(Blobs):
-        def draw(self, *args, **kwargs):
-            drawn = super().draw(*args, **kwargs)
-            return drawn if pooled else drawn._replace(pooled=None)
-
-    def train(steps):
-        trainer = Trainer(model, Texts(tokens=7, sizes=sizes), recipe(no_caption=0.0), tmp_path)
-        trainer.run(steps)
-        return trainer
-
-    if pooled:
-        with pytest.raises(TrainingError, match="This model cannot be trained on: a step of it ended with"):
-            train(1)
-        return
-    train(1)
-    assert train(2).step == 2
 
 
 # The true width
