@@ -192,6 +192,9 @@ def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: st
         raise ValueError(
             f"There are {len(texts)} captions for {count} pictures, expected one for all or one a line for each."
         )
+    if not torch.isfinite(images).all():
+        raise ValueError("The pictures have NaN or infinite values. Decode them again in full precision (--fp32-vae).")
+    masks = masks[None] if masks.ndim == 2 else masks
     if len(masks) != count:
         raise ValueError(
             f"There are {len(masks)} masks for {count} pictures, expected one each: the subject. Where a picture has "

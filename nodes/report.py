@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import comfy.model_management
-import torch
 from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
@@ -65,55 +63,27 @@ class BokehReport(io.ComfyNode):
     def execute(cls, images, sweep: Sweep | None = None, plain=None, mask=None) -> io.NodeOutput:
         bar = ProgressBar(len(images))
 
-        def on_level(done: int, total: int, before: int = 0) -> None:
-            bar.update_absolute(before + done, len(images))
+        def on_level(done: int, total: int) -> None:
+            bar.update_absolute(done, total)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
         if sweep is not None:
-            sweep.check(len(images))
-            measured = [
-                (measure_sweep(*parts, lambda *done, i=i: on_level(*done, i * sweep.levels), own_plain), parts[0])
-                for i, (*parts, own_plain) in enumerate(_scenes(images, sweep, mask, plain))
-            ]
+            report = measure_sweep(images, sweep, mask, on_level, plain)
         elif plain is not None:
-            measured = [measure_pictures(images, plain, mask, on_level)]
+            report, images = measure_pictures(images, plain, mask, on_level)
         else:
             raise ValueError(
                 "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain "
                 "model's picture of the same seed."
             )
-        said = [verdict(report, pictures) for report, pictures in measured]
-        plot = torch.cat([draw(report, pictures) for report, pictures in measured])
-        heads = [f"### Scene {number}\n\n" for number in range(1, len(said) + 1)] if len(said) > 1 else [""]
-        text = "\n".join(
-            f"{head}**{words}**\n\n{report.markdown()}"
-            for head, words, (report, _) in zip(heads, said, measured, strict=True)
-        )
-        numbers = [report.numbers() for report, _ in measured]
+        said = verdict(report, images)
+        plot, text = draw(report, images), f"**{said}**\n\n{report.markdown()}"
         files = ui.PreviewImage(plot, cls=cls).values
         # The page draws the figure itself, in its own colours; the picture is for saving.
-        shown = [
-            {**told, "verdict": words, "plot": file} for told, words, file in zip(numbers, said, files, strict=True)
-        ]
+        shown = {**report.numbers(), "verdict": said, "plot": files[0]}
         return io.NodeOutput(
             plot,
             text,
-            json.dumps(numbers[0] if len(numbers) == 1 else {"scenes": numbers}),
-            ui={"bokeh_report": shown, **ui.PreviewText(text).as_dict(), **as_app_result(files)},
+            json.dumps(report.numbers()),
+            ui={"bokeh_report": [shown], **ui.PreviewText(text).as_dict(), **as_app_result(files)},
         )
-
-
-def _scenes(images, sweep: Sweep, mask, plain) -> Iterator[tuple]:
-    """Pictures, sweep, mask and plain picture of one scene after the other."""
-    if sweep.scenes > 1 and plain is not None and len(plain) != sweep.scenes:
-        raise ValueError(
-            f"There are {len(plain)} plain pictures, but the sweep shows {sweep.scenes} scenes, expected one for each: "
-            "the picture of the same seed and size without Bokeh Stage or a blur adapter."
-        )
-    for scene in range(sweep.scenes):
-        rows = slice(scene * sweep.levels, (scene + 1) * sweep.levels)
-        own = mask
-        if sweep.scenes > 1 and mask is not None and mask.ndim > 2 and len(mask) > 1:
-            own = mask[scene : scene + 1] if len(mask) == sweep.scenes else mask[rows]
-        own_plain = plain[scene : scene + 1] if sweep.scenes > 1 and plain is not None else plain
-        yield images[rows], sweep.of_a_scene, own, own_plain

@@ -95,7 +95,7 @@ class BokehSweepSave(io.ComfyNode):
 
             saved = save_sweep(
                 pictures,
-                sweep.of_a_scene,
+                sweep.one_scene,
                 parent,
                 name,
                 counter + scene,

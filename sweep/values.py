@@ -83,11 +83,6 @@ class Sweep:
         return len(self) // self.scenes
 
     @property
-    def of_a_scene(self) -> Sweep:
-        """The sweep of one scene alone; it is the same for all of them."""
-        return replace(self, values=self.values[: self.levels], captions=self.captions[: self.levels], scenes=1)
-
-    @property
     def pivot_row(self) -> int | None:
         """Row of the (first scene's) pivot picture; None when the pivot is not one of the pictures."""
         return self.values.index(self.pivot) if self.pivot in self.values else None
@@ -104,6 +99,11 @@ class Sweep:
         the one nearest to the middle of the values."""
         target = self.pivot if self.pivot is not None else (min(self.values) + max(self.values)) / 2
         return nearest(self.values, target)
+
+    @property
+    def one_scene(self) -> Sweep:
+        """The sweep of the first scene alone; every scene has the same."""
+        return replace(self, values=self.values[: self.levels], captions=self.captions[: self.levels], scenes=1)
 
     def check(self, pictures: int) -> None:
         """Raise ValueError unless there is one picture for each value."""

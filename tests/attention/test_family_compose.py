@@ -184,8 +184,9 @@ def test_pictures_cut_into_tiles_for_attention_alone_stay_one_scene(case):
         assert relative_error(row[None], case.run(tiled(Plan((blur,), PIVOT)), 1, 4.0)) <= 2e-5
 
 
-def test_a_compiled_unet_has_two_graphs():
-    case = build_case("sd15")
+@pytest.mark.parametrize("name", ["sd15", "sd3.5", "z-image"])
+def test_a_compiled_model_has_two_graphs(name):
+    case = build_case(name)
     base, adapter = case.model.clone(), random_adapter(case.model)
     base.model_options["transformer_options"]["optimized_attention_override"] = lambda func, *args, **kwargs: (
         attention_pytorch(*args, **kwargs)

@@ -153,6 +153,22 @@ def test_bf16_weights_take_a_lora():
     assert relative_error(rows[2:], alone) <= 1e-2
 
 
+def test_fp8_weights_take_a_lora_that_is_not_rounded_with_them():
+    case, rounded = build_case("flux"), build_case("flux")
+    tensors = of_every_layer(case.model, "generic")
+    networks = (made.model.model.diffusion_model.modules() for made in (case, rounded))
+    for layer, twin in zip(*networks, strict=True):
+        if isinstance(layer, torch.nn.Linear):
+            stored = layer.weight.to(torch.float8_e4m3fn)
+            layer.weight = torch.nn.Parameter(stored, requires_grad=False)
+            layer.comfy_cast_weights = True
+            twin.weight = torch.nn.Parameter(stored.float(), requires_grad=False)
+    rows = case.run(install(with_lora(case.model, tensors), None, PLAN), 3, 4.0)
+    for row, blur in zip(rows, BLURS, strict=True):
+        alone = case.run(by_the_host(rounded.model, tensors, strength(blur)), 1, 4.0)
+        assert relative_error(row[None], alone) <= 1e-4
+
+
 def test_a_compiled_model_has_two_graphs_with_adapter_grounding_and_lora():
     case = build_case("flux")
     base, tensors = case.model.clone(), of_every_layer(case.model, "generic")

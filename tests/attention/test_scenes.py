@@ -115,25 +115,6 @@ def test_what_is_made_of_several_scenes_keeps_them_apart(golden, adapter):
     assert sheet.shape[2] == of_one.shape[2]
 
 
-def test_the_report_measures_every_scene_by_itself(golden, adapter):
-    _, _, sweep = swept(golden, adapter, BLURS, Pivot(15.0), several(golden))
-    _, _, single = swept(golden, adapter, BLURS, Pivot(15.0))
-    pictures = torch.rand(6, 64, 64, 3, generator=torch.Generator().manual_seed(1))
-    mask, plain = torch.zeros(2, 64, 64), pictures[[0, 3]] ** 2
-    mask[0, :32] = mask[1, :, :32] = 1
-    plot, text, numbers = run_node("BokehReport", images=pictures, sweep=sweep, mask=mask, plain=plain)
-    assert [name in text for name in ("### Scene 1", "### Scene 2", "### Scene 3")] == [True, True, False]
-    for number in range(SCENES):
-        rows = slice(3 * number, 3 * number + 3)
-        own = {"mask": mask[number : number + 1], "plain": plain[number : number + 1]}
-        figure, words, alone = run_node("BokehReport", images=pictures[rows], sweep=single, **own)
-        assert json.loads(numbers)["scenes"][number] == json.loads(alone)
-        assert torch.equal(plot[number], figure[0])
-        assert words in text
-    with pytest.raises(ValueError, match="There are 1 plain pictures, but the sweep shows 2 scenes, expected one for"):
-        run_node("BokehReport", images=pictures, sweep=sweep, plain=plain[:1])
-
-
 def test_every_scene_is_saved_into_a_folder_of_its_own(golden, adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     _, _, sweep = swept(golden, adapter, BLURS, Pivot(15.0), several(golden))

@@ -250,6 +250,7 @@ def test_distances_with_a_sky_at_infinity_focus_on_the_subject(sets):
     ("change", "message"),
     [
         ({"depth": None}, "nothing is connected to depth. Connect sharp pictures"),
+        ({"images": torch.full((3, 80, 80, 3), float("nan"))}, "The pictures have NaN or infinite values"),
         ({"masks": torch.ones(2, 80, 80)}, "There are 2 masks for 3 pictures, expected one each"),
         ({"captions": "a\nb"}, "There are 2 captions for 3 pictures, expected one for all"),
         ({"masks": torch.zeros(3, 80, 80)}, r"bad rows\. Mend or remove them\..*is empty"),
