@@ -158,12 +158,12 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def rate_share(step: int, steps: int, recipe: Recipe) -> float:
-    """The share of the learning rate in step ``step`` (from 0) of ``steps``: rising over the warm-up, falling to zero
-    over the last share ``decay`` of all steps."""
-    rise = min(1.0, (step + 1) / max(1, recipe.warmup))
-    left = min(1.0, (steps - step) / (recipe.decay * steps)) if recipe.decay else 1.0
-    return rise * ((1 - math.cos(math.pi * left)) / 2 if recipe.cosine else left)
+def rate_share(step: int, steps: int, warmup: int, decay: float, cosine: bool = False) -> float:
+    """The share of the learning rate in step ``step`` (from 0) of ``steps``: rising over ``warmup`` steps, falling to
+    zero over the last share ``decay`` of all steps, along a line or half a cosine."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    left = min(1.0, (steps - step) / (decay * steps)) if decay else 1.0
+    return rise * ((1 - math.cos(math.pi * left)) / 2 if cosine else left)
 
 
 class Unit(NamedTuple):

@@ -291,7 +291,8 @@ class Trainer:
         recipe, weights = self.recipe, list(self.weights.values())
         torch.nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate_share(self.step, steps, recipe)
+            share = rate_share(self.step, steps, recipe.warmup, recipe.decay, recipe.cosine)
+            group["lr"] = recipe.learning_rate * share
         self.optimizer.step()
         if self.average is not None:
             # The first steps count for less, or the average would remember the start for a long time.

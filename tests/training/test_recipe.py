@@ -102,7 +102,8 @@ def test_offset_noise_moves_whole_channels():
 
 def test_the_published_recipe_is_a_recipe_and_its_rate_a_cosine():
     settings = Recipe(**PRESETS["BokehDepth"])
-    rates = [rate_share(step, 400, settings) for step in (0, 99, 200, 399)]
+    fall = settings.warmup, settings.decay, settings.cosine
+    rates = [rate_share(step, 400, *fall) for step in (0, 99, 200, 399)]
     assert rates[1] == pytest.approx(0.858, abs=1e-3)
     assert rates[2] == pytest.approx(0.5)
     assert rates[0] < 0.011
