@@ -19,6 +19,7 @@ class BokehPrompt(io.ComfyNode):
             "kontext",
             "bokehdepth",
             "prompt template",
+            idle={"blur": ["sweep"]},
             node_id="BokehPrompt",
             display_name="Bokeh Prompt",
             description="A prompt with the blur written into it: one for a slider, or one for each picture of a sweep.",

@@ -36,6 +36,18 @@ class BokehRender(io.ComfyNode):
             "lens blur",
             "refocus",
             "portrait mode",
+            idle={
+                "depth_is": ["focus"],
+                "depth_range": ["focus", f"depth_is={_METRES}", f"depth_is={_INVERSE}"],
+                "repair": ["focus"],
+                "blurs": ["focus", "lens_blur"],
+                "focus_by": ["focus", "mask"],
+                "focus_x": ["focus", "mask", f"focus_by={_VALUE}"],
+                "focus_y": ["focus", "mask", f"focus_by={_VALUE}"],
+                "focus_value": ["focus", "mask", f"focus_by={_POINT}"],
+                "blades": ["aperture"],
+                "rotation": ["aperture", f"blades={_ROUND}"],
+            },
             node_id="BokehRender",
             display_name="Bokeh Render",
             description="Blurs a sharp picture by its depth map the way a lens does: fast, exact and without a model. "

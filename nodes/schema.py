@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import folder_paths
@@ -54,9 +54,16 @@ _IN_NAME = {
 }
 
 
-def schema(*search_words: str, **fields) -> io.Schema:
+def schema(*search_words: str, idle: Mapping[str, Sequence[str]] | None = None, **fields) -> io.Schema:
     """An ``io.Schema`` of this pack, in its subcategory of bokeh, findable under ``search_words`` and under those words
-    of photography that are about this node."""
+    of photography that are about this node.
+
+    ``idle``: which widgets change nothing when, so that the page hides them: with another input connected ("focus"), or
+    with another widget at a value ("blades=round"); one condition is enough.
+    """
+    for entry in fields["inputs"]:
+        if conditions := (idle or {}).get(entry.id):
+            entry.extra_dict = {**entry.extra_dict, "bokeh_idle": list(conditions)}
     subcategory, words = _PLACES.get(fields["node_id"], ("blur", ()))
     made = io.Schema(category=f"bokeh/{subcategory}", **fields)
     return make_findable(made, list(dict.fromkeys([*search_words, *words])), _IN_NAME.get(made.node_id))
