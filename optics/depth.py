@@ -15,6 +15,10 @@ SHARED, EACH, AS_IS = "shared by the batch", "each picture its own", "as it is, 
 OUTLIERS, OUTLYING, SAMPLES = 0.001, 0.1, 2**20
 # A step of a picture of 8 bits.
 ROUNDING = 1 / 255
+# A map whose range is this small a part of its values shows rounding, no depth.
+FLAT = 1e-6
+# How every sentence about a map that came alone begins.
+SUBJECT = "The depth map"
 
 
 def disparity_of(
@@ -56,9 +60,9 @@ def disparity_of(
     else:
         ends = torch.stack([_ends(part) for part in (maps.split(1) if span == EACH else (maps,))])
         low, high = ends[:, 0, None, None], ends[:, 1, None, None]
-        if (low == high).any():
+        if ((high - low) <= FLAT * torch.maximum(low.abs(), high.abs())).any():
             raise ValueError(
-                f"The depth map has the same value, {maps[0, 0, 0]:.3g}, everywhere: there is no depth to render a "
+                f"{SUBJECT} has the same value, {maps[0, 0, 0]:.3g}, everywhere: there is no depth to render a "
                 "blur from. Check that it comes from a depth node and belongs to this picture."
             )
     disparity = ((maps - low) / (high - low)).clamp_(0, 1)
@@ -83,8 +87,8 @@ def metric_disparity_of(
         wrong = (~(depth > 0)).sum().item()  # also counts NaN
         if wrong:
             raise ValueError(
-                f"{wrong} of the {depth.numel()} values of the depth map are not distances above 0 m. Connect the "
-                "distances in metres as they are, not a picture of them, or choose what the map shows."
+                f"{SUBJECT} has {wrong} of {depth.numel()} values that are not distances above 0. Give the distances "
+                "as they are, not a picture of them, or choose what the map shows."
             )
         depth = 1 / depth.float()
     maps = _checked(depth, count)
@@ -104,7 +108,16 @@ def _checked(depth: Tensor, count: int) -> Tensor:
         raise ValueError(
             f"There are {len(depth)} depth maps for {_pictures(count)}. Give one map for each picture, or one for all."
         )
-    channels = depth[..., :3].float()
+    return grey_of(depth)
+
+
+def grey_of(pictures: Tensor) -> Tensor:
+    """The values [B, h, w] of grey pictures [B, h, w, C], C one channel or equal ones.
+
+    Raises:
+        ValueError: for NaN or infinite values, or colours; begins with SUBJECT when there is one picture.
+    """
+    channels = pictures[..., :3].float()
     for row, colours in enumerate(channels):
         name = _name(row, len(channels))
         wrong = (~colours.isfinite()).any(-1).sum().item()
@@ -119,7 +132,7 @@ def _checked(depth: Tensor, count: int) -> Tensor:
 
 
 def _name(row: int, count: int) -> str:
-    return "The depth map" if count == 1 else f"Depth map {row + 1} of {count}"
+    return SUBJECT if count == 1 else f"Depth map {row + 1} of {count}"
 
 
 def _ends(maps: Tensor) -> Tensor:

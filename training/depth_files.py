@@ -8,17 +8,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+
+from ..optics.depth import SUBJECT, disparity_of, grey_of, metric_disparity_of
 
 ARRAY_ENDINGS = (".npy", ".npz")
 # Bytes of an array: 100 megapixels in double precision. A small archive may hold any number of zeros.
 LARGEST = 800 << 20
 _NPZ_KEYS = ("depth", "disparity")
-# Of 255. A grey JPEG saved as RGB is off by a few; a colour scale is off by far more.
-_GREY_TOLERANCE = 8
 # Pillow's modes of more than 8 bits; versions differ in the one that they give to 16-bit PNG.
 _WHITE = {"I": 65535, "F": 1} | {f"I;16{order}": 65535 for order in ("", "L", "B", "N")}
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", *_WHITE)
@@ -38,14 +41,7 @@ def read_depth(path: Path) -> np.ndarray:
 
     Raises DepthError for a file that cannot be read, several maps in one, colours, and NaN or infinite values.
     """
-    values = _read_array(path) if path.suffix.lower() in ARRAY_ENDINGS else _read_picture(path)[0]
-    wrong = np.count_nonzero(~np.isfinite(values))
-    if wrong:
-        raise DepthError(
-            f"has NaN or infinite values in {wrong} of its {values.size} pixels. Make it again, or give such pixels a "
-            "value (the farthest, for sky)"
-        )
-    return values
+    return _grey(_read_array(path) if path.suffix.lower() in ARRAY_ENDINGS else _read_picture(path)[0])
 
 
 def to_disparity(depth: np.ndarray, near_is_bright: bool = True, metric: bool = False) -> np.ndarray:
@@ -59,21 +55,13 @@ def to_disparity(depth: np.ndarray, near_is_bright: bool = True, metric: bool = 
 
     Raises DepthError for a map without any depth, and for distances that are not above 0.
     """
-    values = depth.astype(np.float64)
-    if metric:
-        wrong = np.count_nonzero(values <= 0)
-        if wrong:
-            raise DepthError(
-                f"has {wrong} of {values.size} pixels at 0 or below, which is no distance. Fill them, or leave "
-                '"metric" out if its values are not distances'
-            )
-        values = 1 / values
-    elif not near_is_bright:
-        values = -values
-    low, high = values.min(), values.max()
-    if high - low <= 1e-6 * max(abs(low), abs(high)):
-        raise DepthError(f"has the same value, {depth.flat[0]:g}, everywhere: no depth to render a blur from")
-    return ((values - low) / (high - low)).astype(np.float32)
+    maps = torch.from_numpy(depth.astype(np.float32))[None, ..., None]
+    with _as_depth_error():
+        if metric:
+            inverse, _ = metric_disparity_of(maps, True, 1, depth.shape)
+            maps, near_is_bright = inverse[..., None], True
+        disparity, _ = disparity_of(maps, near_is_bright, 1, depth.shape)
+    return disparity[0].numpy()
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -82,7 +70,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises DepthError for a file that cannot be read and for a mask without any subject (nothing at 0.5 or above).
     """
     values, white = _read_picture(path)
-    values = values / white
+    values = _grey(values) / white
     if not (values >= 0.5).any():
         raise DepthError(
             f"is empty: its brightest value is {values.max():.2f} of 1, and the subject is where it is 0.5 or more"
@@ -91,7 +79,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, int]:
-    """Grey values [H, W] float32, and the value that stands for white."""
+    """Values [H, W, C] float32, and the value that stands for white."""
     try:
         with Image.open(path) as picture:
             grey = picture if picture.mode in _PLAIN_MODES else picture.convert("RGB")
@@ -100,13 +88,13 @@ def _read_picture(path: Path) -> tuple[np.ndarray, int]:
     # Pillow's decoders raise whatever their format's parser meets: SyntaxError, struct.error, EOFError, ...
     except Exception as error:
         raise DepthError(f"cannot be read as a picture ({without_folder(error, path)})") from error
-    if values.ndim == 3:
-        # Two channels are grey and alpha.
-        values = _grey(values[..., : 1 if values.shape[2] == 2 else 3])
-    return values, white
+    channels = np.atleast_3d(values)
+    # Two channels are grey and alpha.
+    return channels[..., : 1 if channels.shape[2] == 2 else 3], white
 
 
 def _read_array(path: Path) -> np.ndarray:
+    """Values [H, W, C] float32."""
     try:
         _check_size(path.stat().st_size)
         # Never a pickle: it could run anything. Never mapped: a file that is cut off meanwhile would end the process.
@@ -126,9 +114,9 @@ def _read_array(path: Path) -> np.ndarray:
     if values.dtype.kind not in "buif":
         raise DepthError(f"holds values of type {values.dtype}, expected numbers")
     plane = values.squeeze().astype(np.float32)
-    if plane.ndim == 3 and plane.shape[2] in (3, 4):
-        plane = _grey(plane[..., :3])
-    if plane.ndim != 2 or not plane.size:
+    if plane.ndim == 2:
+        plane = plane[..., None]
+    if plane.ndim != 3 or plane.shape[2] not in (1, 3, 4) or not plane.size:
         raise DepthError(
             f"has the shape {list(values.shape)}, expected one map [H, W]. Save the map of each picture by itself"
         )
@@ -147,10 +135,16 @@ def _npz_key(keys: list[str]) -> str:
     return found[0]
 
 
-def _grey(colour: np.ndarray) -> np.ndarray:
-    """[H, W] of [H, W, channels] that all agree."""
-    spread = np.ptp(colour, axis=2).max()
-    # Arrays may be in 0..1 or in metres: compare with their own size.
-    if spread > _GREY_TOLERANCE / 255 * np.abs(colour).max():
-        raise DepthError("is coloured: its channels differ. Save the grey depth map, without a colour scale")
-    return colour[..., 0]
+def _grey(channels: np.ndarray) -> np.ndarray:
+    """[H, W] of [H, W, channels]."""
+    with _as_depth_error():
+        return grey_of(torch.from_numpy(channels)[None])[0].numpy()
+
+
+@contextmanager
+def _as_depth_error() -> Iterator[None]:
+    """What is wrong with a map that came over a link is wrong with one on disk."""
+    try:
+        yield
+    except ValueError as error:
+        raise DepthError(str(error).removeprefix(SUBJECT).strip()) from None

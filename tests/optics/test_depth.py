@@ -73,8 +73,8 @@ def test_metres_and_their_inverse_are_used_as_they_are():
     assert notes == []
     torch.testing.assert_close(metric_disparity_of(grey(RAMP * 5), False, 2, (8, 12))[0][1], RAMP[0] * 5)
     assert_refused(
-        "3 of the 288 values of the depth map are not distances above 0 m. Connect the distances in metres as they "
-        "are, not a picture of them, or choose what the map shows.",
+        "The depth map has 3 of 288 values that are not distances above 0. Give the distances as they are, not a "
+        "picture of them, or choose what the map shows.",
         *(metric_disparity_of, with_a_zero(metres), True, 1, (8, 12)),
     )
     assert_refused(

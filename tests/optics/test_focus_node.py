@@ -125,7 +125,7 @@ def test_wrong_inputs_are_refused_in_a_sentence():
     refused("There is no mask. Connect one", depth=None)
     refused("There is no mask. Connect one", focus_by="mask")
     refused("The mask is 0 everywhere", depth=None, mask=torch.zeros(1, 64, 64))
-    refused("values of the depth map are not distances above 0 m", depth_is="metres", depth=scene()[1] - 0.2)
+    refused("values that are not distances above 0", depth_is="metres", depth=scene()[1] - 0.2)
     refused("The nearest thing is at 5 m", lens="50 mm f/1.8, 36 x 24 mm", nearest=5.0, farthest=2.0)
     refused("The depth map has the same distance everywhere", depth_is="1/m", depth=torch.ones(1, 8, 8, 3))
     refused("There are 2 depth maps for 3 pictures", count=3, depth_is="metres", depth=scene(2)[1])

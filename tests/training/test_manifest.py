@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from bokeh.training.depth_files import DepthError, read_depth, read_mask, to_disparity
 from bokeh.training.manifest import ManifestError, check_rows, read_manifest, write_manifest
-from bokeh.training.rows import median_in
+from bokeh.training.entries import median_in
 
 SIZE = 64
 
@@ -96,7 +96,7 @@ BAD = {
     "focus of a photo": (photo(focus=0.5), '"focus" without a "depth"'),
     "near not a truth": (scene(near_is_bright=1), '"near_is_bright" is 1, expected true or false'),
     "contradiction": (scene(metric=True, near_is_bright=True), 'both "metric" and "near_is_bright"'),
-    "distance 0": (scene(metric=True), "pixels at 0 or below, which is no distance"),
+    "distance 0": (scene(metric=True), "values that are not distances above 0"),
     "constant depth": (scene(depth="flat.png"), '"depth" flat.png has the same value, 128, everywhere'),
     "NaN depth": (scene(depth="nan.npy"), '"depth" nan.npy has NaN or infinite values in 1 of its 6144 pixels'),
     "coloured depth": (scene(depth="sharp/a.png"), '"depth" sharp/a.png is coloured'),
