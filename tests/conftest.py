@@ -114,6 +114,16 @@ def adapter():
     return build_adapter(official_tensors(32, [0, 1, 2, 3, 4]), None, "random adapter")
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium for the page tests of a file. No longer than that: playwright keeps the thread's event loop running,
+    and what calls ``asyncio.run`` fails beside it."""
+    from page import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The real server with this pack in it, one for all tests; its models folder starts empty."""

@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from layout import boxes, faults
-from page import RENDERERS, HostPage, chromium
+from layout import boxes_at_rest, faults
+from page import RENDERERS, HostPage
 from PIL import Image
 from places import WORKFLOWS
 
@@ -17,12 +17,6 @@ EXAMPLES = sorted(WORKFLOWS.glob("*.json"))
 
 def nodes_of(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["nodes"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -42,33 +36,26 @@ def model_files(server):
                 file.touch()
 
 
-@pytest.mark.server
-@pytest.mark.browser
-@pytest.mark.usefixtures("model_files")
-@pytest.mark.parametrize("renderer", RENDERERS)
-def test_nothing_overlaps_and_no_node_leaves_its_group(renderer, browser, server):
+@pytest.fixture(scope="module", params=RENDERERS)
+def visit(request, browser, server, model_files):
+    """One visit for all examples, as people try one after the other; and whether the page draws nodes by Vue."""
+    vue = request.param == "vue"
     # Older pages scatter the nodes that they draw themselves while they fit a graph to the window.
-    settings = {**RENDERERS[renderer], "Comfy.EnableWorkflowViewRestore": renderer == "canvas"}
+    settings = {**RENDERERS[request.param], "Comfy.EnableWorkflowViewRestore": not vue}
     with HostPage(browser, server, settings, viewport={"width": 1440, "height": 900}) as page:
-        for path in EXAMPLES:
-            page.load(path)
-            page.page.wait_for_timeout(1500)
-            assert faults(*boxes(page, renderer == "vue")) == [], path.stem
-            if renderer == "canvas":
-                # All of it is in the window, and words can be read: below 0.5 the page leaves them out.
-                assert page.page.evaluate("window.app.canvas.ds.scale") > 0.55, path.stem
+        yield page, vue
 
 
 @pytest.mark.server
 @pytest.mark.browser
-@pytest.mark.usefixtures("model_files")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_loads_in_the_page_and_passes_the_servers_validation(path, browser, server):
-    with HostPage(browser, server) as page:
-        page.load(path)
-        page.page.wait_for_timeout(1000)
-        assert page.page.locator("[role=dialog], .p-toast-message").all_inner_texts() == []
-        prompt = page.prompt()
+def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, visit, server):
+    page, vue = visit
+    page.load(path)
+    assert faults(*boxes_at_rest(page, vue)) == []
+    assert page.page.locator("[role=dialog], .p-toast-message").all_inner_texts() == []
+    page.check()
+    prompt = page.prompt()
     info = server.client.object_info()
     active = {str(node["id"]): node for node in nodes_of(path) if node["type"] != "MarkdownNote"}
     assert prompt.keys() == active.keys()
@@ -76,6 +63,10 @@ def test_loads_in_the_page_and_passes_the_servers_validation(path, browser, serv
         assert prompt[key]["class_type"] == node["type"]
         required = info[node["type"]]["input"]["required"]
         assert required.keys() <= prompt[key]["inputs"].keys()
+    if vue:
+        return
+    # All of it is in the window, and words can be read: below 0.5 the page leaves them out.
+    assert page.page.evaluate("window.app.canvas.ds.scale") > 0.55
     # Refused graphs raise here, with the server's own words.
     server.client.queue(prompt)
     server.client.request("POST", "/queue", {"clear": True})

@@ -8,7 +8,7 @@ const CHECK_MS = 150;
 function check(node) {
   const { required, optional } = node.constructor.nodeData?.input ?? {};
   const find = (name) => node.widgets.find((widget) => widget.name === name);
-  const linkInto = (name) => node.getInputLink(node.inputs.findIndex((input) => input.name === name));
+  const linkInto = (name) => node.graph.getLink(node.inputs.find((input) => input.name === name)?.link);
   // "input": connected to a node that runs; "input=value": set to that here, for what another node sets is not known.
   const holds = (condition) => {
     const [name, value] = condition.split("=");

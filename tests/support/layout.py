@@ -55,6 +55,18 @@ def boxes(page: HostPage, vue: bool) -> tuple[list[Box], list[Box]]:
     return tuple([Box(**box) for box in found[kind]] for kind in ("nodes", "groups"))
 
 
+def boxes_at_rest(page: HostPage, vue: bool) -> tuple[list[Box], list[Box]]:
+    """`boxes` once the page has stopped moving them."""
+    before = None
+    for _ in range(20):
+        page.page.wait_for_timeout(400)
+        found = boxes(page, vue)
+        if found == before:
+            return found
+        before = found
+    raise AssertionError("the page goes on moving nodes")
+
+
 def faults(nodes: list[Box], groups: list[Box]) -> list[str]:
     """What lies badly: nodes over each other, and nodes that leave the group they are in."""
     found = [

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from host_server import HostServer, find_chromium
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -24,8 +25,9 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# Otherwise the template gallery (on a first visit) and the map lie over the graph.
+# What another visit has set stays in the server. Otherwise the template gallery (on a first visit) and the map lie over the graph.
 SETTINGS = {
+    "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,
     "Comfy.EnableTooltips": False,
     "Comfy.Minimap.Visible": False,
@@ -34,10 +36,31 @@ SETTINGS = {
 
 # The page draws nodes in two ways, and an extension must work in both.
 RENDERERS = {"canvas": {"Comfy.VueNodes.Enabled": False}, "vue": {"Comfy.VueNodes.Enabled": True}}
+both_renderers = pytest.mark.parametrize("settings", RENDERERS, indirect=True)
 
 # An error is ours when its address or its stack names a script of the pack, or when it is about a picture that we show.
 # The host's page writes errors of its own, others in every version, whatever packs there are.
 OURS = re.compile(r"/extensions/comfyui-bokeh/|/view\?")
+
+# The contexts of each browser, with the options that they were opened with.
+_contexts: dict[Browser, list[tuple[BrowserContext, dict[str, Any]]]] = {}
+
+_BUILD = """
+() => {
+  const { graph } = window.app;
+  const add = (type, x, size, values) => {
+    const node = window.LiteGraph.createNode(type);
+    graph.add(node);
+    node.pos = [x, 100];
+    node.setSize(size);
+    for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name];
+    return node;
+  };
+  graph.clear();
+  %s
+}
+"""
+_UNDOABLE = "window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 
 _QUEUE = """
 (seconds) => new Promise((resolve, reject) => {
@@ -57,6 +80,14 @@ _QUEUE = """
 """
 
 
+def _context(browser: Browser, options: dict[str, Any]) -> BrowserContext:
+    for context, opened_with in _contexts.setdefault(browser, []):
+        if opened_with == options:
+            return context
+    _contexts[browser].append((browser.new_context(**options), options))
+    return _contexts[browser][-1][0]
+
+
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """The system's Chromium without a window.
@@ -70,11 +101,16 @@ def chromium() -> Iterator[Browser]:
         try:
             yield browser
         finally:
+            _contexts.pop(browser, None)
             browser.close()
 
 
 class HostPage:
-    """One visit to the page, with a browser storage of its own; a context manager."""
+    """One visit to the page, with an empty storage; a context manager.
+
+    Visits with the same options follow one another in one browser context, whose cache spares them most of the time
+    that it takes to load the page.
+    """
 
     def __init__(
         self,
@@ -94,8 +130,10 @@ class HostPage:
         assert status == 200, f"the server refused the settings: {answer[:500]!r}"
         self.url = server.url
         self.errors: list[str] = []
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+        self.context = _context(browser, {"viewport": {"width": 1280, "height": 900}, **context})
         self.page: Page = self.context.new_page()
+        stored = {"origin": server.client.url, "storageTypes": "all"}
+        self.context.new_cdp_session(self.page).send("Storage.clearDataForOrigin", stored)
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self._add(f"{error}\n{error.stack}"))
 
@@ -108,7 +146,8 @@ class HostPage:
             if kind is None:
                 self.check()
         finally:
-            self.context.close()
+            for page in self.context.pages:
+                page.close()
 
     def open(self) -> None:
         """Go to the page, or reload it, and wait until it can be used."""
@@ -121,6 +160,14 @@ class HostPage:
         if isinstance(workflow, Path):
             workflow = json.loads(workflow.read_text(encoding="utf-8"))
         self.page.evaluate("async (workflow) => { await window.app.loadGraphData(workflow); }", workflow)
+
+    def build(self, script: str) -> None:
+        """Empty the graph and run ``script``, which makes nodes by ``add(type, x, size, values)``."""
+        self.page.evaluate(_BUILD % script)
+
+    def undoable(self) -> int:
+        """How many steps there are to undo."""
+        return self.page.evaluate(_UNDOABLE)
 
     def queue(self, timeout: float = 120) -> None:
         """Queue the graph and wait for its end, ``timeout`` seconds at most.

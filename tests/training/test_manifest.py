@@ -11,8 +11,8 @@ from blur_pairs import HEIGHT, WIDTH, near_half, save_grey, save_lines, save_pic
 from PIL import ExifTags, Image
 
 from bokeh.training.depth_files import DepthError, read_depth, read_mask, to_disparity
-from bokeh.training.manifest import ManifestError, check_rows, read_manifest, write_manifest
 from bokeh.training.entries import median_in
+from bokeh.training.manifest import ManifestError, check_rows, read_manifest, write_manifest
 
 SIZE = 64
 

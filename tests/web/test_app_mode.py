@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from comfy_api.latest import io
-from page import HostPage, chromium
+from page import HostPage
 from playwright.sync_api import expect
 from sweep_view import workflow
 
@@ -16,9 +16,9 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("picture", ["wide6", "tall6"])
-def test_the_views_pictures_are_the_apps_result(sweep_server, picture):
+def test_the_views_pictures_are_the_apps_result(browser, sweep_server, picture):
     app = {"linearData": {"inputs": [], "outputs": [3]}, "linearMode": True}
-    with chromium() as browser, HostPage(browser, sweep_server, viewport={"width": 1440, "height": 900}) as page:
+    with HostPage(browser, sweep_server, viewport={"width": 1440, "height": 900}) as page:
         page.load({**workflow(picture=picture, blurs="0, 4, 8, 15, 22, 28"), "extra": app})
         expect(page.page.get_by_text("Click Run to get started")).to_be_visible()
         page.queue()

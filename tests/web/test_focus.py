@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from page import RENDERERS, HostPage, chromium
+from page import RENDERERS, HostPage
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
@@ -26,12 +26,6 @@ def scene(sweep_server) -> np.ndarray:
     for name, picture in (("focus_photo", photo), ("focus_depth", depth)):
         Image.fromarray(picture).save(sweep_server.base / "input" / f"{name}.png")
     return photo
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(params=RENDERERS)

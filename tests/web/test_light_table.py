@@ -5,32 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from page import RENDERERS, HostPage, chromium
+from page import RENDERERS, HostPage, both_renderers
 from playwright.sync_api import expect
 from sweep_view import View, grey, workflow
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
-
-both_renderers = pytest.mark.parametrize("settings", RENDERERS, indirect=True)
-UNDOABLE = "window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def settings(request) -> dict[str, Any]:
-    return RENDERERS[getattr(request, "param", "canvas")]
-
-
-@pytest.fixture
-def view(browser, sweep_server, settings):
-    permissions = ["clipboard-read", "clipboard-write"]
-    with HostPage(browser, sweep_server, settings, permissions=permissions) as page:
-        yield View(page)
 
 
 def with_report(picture: str = "wide6") -> dict[str, Any]:
@@ -84,13 +63,13 @@ def test_a_level_is_taken_by_the_menu_and_that_is_one_step_to_undo(view):
     view.run()
     view.press("5")
     view.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
-    before = view.page.evaluate(UNDOABLE)
+    before = view.host.undoable()
     menu(view, "Use blur 22")
     expect(view.element.get_by_role("button", name="Use blur")).to_have_attribute("aria-pressed", "true")
     view.press("Home")
     expect(view.element.get_by_role("button", name="Use blur")).to_have_attribute("aria-pressed", "false")
     view.page.mouse.click(5, 500)
-    assert view.page.evaluate(UNDOABLE) == before + 1
+    assert view.host.undoable() == before + 1
     assert view.host.prompt()["3"]["inputs"]["level"] == 22
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from page import HostPage, chromium
+from page import HostPage
 from places import CHECKOUT
 from playwright.sync_api import expect
 from sweep_view import View, workflow
@@ -53,8 +53,8 @@ def expect_tooltip(page: HostPage, text: str) -> None:
     expect(page.page.get_by_text(text)).to_be_visible()
 
 
-def test_a_node_shows_the_names_and_tooltips_of_its_schema(sweep_server):
-    with chromium() as browser, HostPage(browser, sweep_server, TOOLTIPS) as page:
+def test_a_node_shows_the_names_and_tooltips_of_its_schema(browser, sweep_server):
+    with HostPage(browser, sweep_server, TOOLTIPS) as page:
         title, label, inputs = page.page.evaluate(BUILD)
         assert (title, label) == ("Bokeh Match Colors", "match_contrast")
         assert inputs[:2] == ["images", "sweep"]
@@ -62,10 +62,10 @@ def test_a_node_shows_the_names_and_tooltips_of_its_schema(sweep_server):
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
-def test_nodes_and_scripts_speak_the_page_s_language(sweep_server, language):
+def test_nodes_and_scripts_speak_the_page_s_language(browser, sweep_server, language):
     texts = {name: read(language, f"{name}.json") for name in ("nodeDefs", "main")}
     node = texts["nodeDefs"]["BokehMatchColors"]
-    with chromium() as browser, HostPage(browser, sweep_server, {"Comfy.Locale": language, **TOOLTIPS}) as page:
+    with HostPage(browser, sweep_server, {"Comfy.Locale": language, **TOOLTIPS}) as page:
         title, label, inputs = page.page.evaluate(BUILD)
         assert (title, label) == (node["display_name"], node["inputs"]["match_contrast"]["name"])
         assert inputs[:2] == [node["inputs"][name]["name"] for name in ("images", "sweep")]

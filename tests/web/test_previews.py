@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from page import RENDERERS, HostPage, chromium
+from page import HostPage
 from places import CHECKOUT
 from playwright.sync_api import expect
 from sweep_view import View
@@ -59,12 +59,6 @@ INTO_SUBGRAPH = """
   canvas.openSubgraph(subgraph, node);
 }
 """
-
-
-@pytest.fixture
-def page(sweep_server):
-    with chromium() as browser, HostPage(browser, sweep_server, RENDERERS["canvas"]) as page:
-        yield page
 
 
 def test_levels_are_seen_while_they_are_sampled(page: HostPage, sweep_server: Any):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from page import HostPage, chromium
 from playwright.sync_api import expect
 from sweep_view import View, grey, workflow
 
@@ -13,19 +12,6 @@ pytestmark = [pytest.mark.server, pytest.mark.browser]
 
 NO_ID = "00000000-0000-0000-0000-000000000000"
 SOME_ID = "4f3a1c52-6d0e-4a55-9a3e-0d6a4f4c9b11"
-UNDOABLE = "window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, sweep_server):
-    with HostPage(browser, sweep_server, {"Comfy.VueNodes.Enabled": False}) as page:
-        yield page
 
 
 def of_another_class(id: str) -> dict[str, Any]:
@@ -86,13 +72,13 @@ def test_a_result_that_comes_while_another_workflow_is_open_is_not_shown_there(p
 def test_looking_is_not_undoable(page):
     view = View(page).run()
     page.page.evaluate("window.app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
-    before = page.page.evaluate(UNDOABLE)
+    before = page.undoable()
     view.drag(0.5, 0.7, 1)
     view.press("ArrowLeft", "ArrowLeft", "Shift+ArrowLeft", "Home", "Enter", "Escape")
     view.picture.dblclick()
     page.page.mouse.click(5, 500)
     page.page.wait_for_timeout(500)
-    assert page.page.evaluate(UNDOABLE) == before
+    assert page.undoable() == before
     # And what was looked at is there again.
     page.open()
     view.ready().expect_value(0, "blur 0")

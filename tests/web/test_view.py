@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Any
 
 import pytest
-from page import RENDERERS, HostPage, chromium
+from page import HostPage, both_renderers
 from playwright.sync_api import expect
 from sweep_view import TALL, WIDE, View, grey, workflow
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
-both_renderers = pytest.mark.parametrize("settings", RENDERERS, indirect=True)
 LOST = [(2, "ready", "2 of 6 pictures are missing"), (6, "gone", "Queue the graph again")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def settings(request) -> dict[str, Any]:
-    """The canvas's rendering unless the test is marked for both."""
-    return RENDERERS[getattr(request, "param", "canvas")]
-
-
-@pytest.fixture
-def page(browser, sweep_server, settings):
-    with HostPage(browser, sweep_server, settings) as page:
-        yield page
-
-
-@pytest.fixture
-def view(page) -> View:
-    return View(page)
 
 
 @both_renderers
@@ -250,14 +225,15 @@ def test_the_picture_keeps_its_shape_and_stays_in_the_node(view, picture, size):
     assert max(frame["width"] / screen["width"], frame["height"] / screen["height"]) > 0.98
 
 
-def test_says_when_the_clipboard_is_refused(view):
-    view.run()
-    devtools = view.host.context.new_cdp_session(view.page)
-    visit = devtools.send("Target.getTargetInfo")["targetInfo"]["browserContextId"]
-    denied = {"permission": {"name": "clipboard-write"}, "setting": "denied", "browserContextId": visit}
-    devtools.send("Browser.setPermission", denied)
-    view.element.get_by_role("button", name="Copy").click()
-    expect(view.element.locator(".said")).to_contain_text("The browser does not allow copying here")
+def test_says_when_the_clipboard_is_refused(browser, sweep_server, settings):
+    with HostPage(browser, sweep_server, settings, permissions=[]) as page:
+        view = View(page).run()
+        devtools = page.context.new_cdp_session(page.page)
+        visit = devtools.send("Target.getTargetInfo")["targetInfo"]["browserContextId"]
+        denied = {"permission": {"name": "clipboard-write"}, "setting": "denied", "browserContextId": visit}
+        devtools.send("Browser.setPermission", denied)
+        view.element.get_by_role("button", name="Copy").click()
+        expect(view.element.locator(".said")).to_contain_text("The browser does not allow copying here")
 
 
 @both_renderers
