@@ -25,7 +25,8 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# What another visit has set stays in the server. Otherwise the template gallery (on a first visit) and the map lie over the graph.
+# What another visit has set stays in the server. The template gallery (on a first visit) and the map would lie over the
+# graph.
 SETTINGS = {
     "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,
