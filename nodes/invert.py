@@ -17,6 +17,8 @@ from .schema import schema
 GOOD_PSNR = 30.0
 # Standard deviation of the noise beyond which the model no longer meets what it was trained on.
 ODD_NOISE = 1.5
+# Relative; settled steps are below 0.001.
+UNSETTLED = 0.05
 
 
 class BokehInvert(io.ComfyNode):
@@ -120,6 +122,7 @@ def report(inversion: Inversion, errors: Tensor, where: str) -> str:
         f"| picture | PSNR between {where}, dB | residual of the last step | largest other residual | noise spread |",
         "| --- | --- | --- | --- | --- |",
     ]
+    unsettled = float(residuals[:-1].max()) if steps > 1 else 0.0
     for picture, error in enumerate(errors.tolist()):
         others = float(residuals[:-1, picture].max()) if steps > 1 else 0.0
         lines.append(
@@ -130,6 +133,11 @@ def report(inversion: Inversion, errors: Tensor, where: str) -> str:
     if not torch.isfinite(errors).all() or float(errors.min()) < GOOD_PSNR:
         lines.append(
             f"PSNR below {GOOD_PSNR:.0f} dB: use more steps, a prompt that describes the photo, or a denoise below 1."
+        )
+    if unsettled > UNSETTLED:
+        lines.append(
+            f"At one step no noise was found that leads on to the picture (residual {unsettled:.2f}): there a small change "
+            "of the picture changes the model's answer more. Use more steps, a lower cfg or more iterations."
         )
     if float(spread.max()) > ODD_NOISE:
         lines.append(

@@ -87,6 +87,19 @@ def test_an_inverted_picture_comes_back_and_holds_a_sweep(case):
     assert relative_error(rows[1:], clean) > 1e-4
 
 
+@pytest.mark.parametrize(("loudness", "settles"), [(0.05, True), (0.3, False)])
+def test_any_picture_comes_back_where_the_iteration_settles_and_the_report_says_where_not(loudness, settles):
+    made = build_case("sd15")
+    made.model.model.diffusion_model.get_submodule("out.2").weight.mul_(loudness)
+    picture = {"samples": 4.0 * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))}
+    (sigmas,) = run_node("BasicScheduler", model=made.model, scheduler="normal", steps=10, denoise=1.0)
+    (guider,) = run_node("BasicGuider", model=made.model, conditioning=made.positive)
+    inputs = {"guider": guider, "sigmas": sigmas, "latent": picture, "iterations": 10}
+    _, _, reconstruction, _, said = run_node("BokehInvert", **inputs)
+    assert (relative_error(reconstruction["samples"], picture["samples"]) < 0.02) == settles
+    assert ("no noise was found that leads on to the picture" not in said) == settles
+
+
 def test_trajectories_are_linear_between_their_levels_whatever_the_axes():
     for shape in ((4, 6, 6), (16, 1, 6, 6)):
         states = torch.randn(3, 2, *shape)
