@@ -136,8 +136,8 @@ def report(inversion: Inversion, errors: Tensor, where: str) -> str:
         )
     if unsettled > UNSETTLED:
         lines.append(
-            f"At one step no noise was found that leads on to the picture (residual {unsettled:.2f}): there a small change "
-            "of the picture changes the model's answer more. Use more steps, a lower cfg or more iterations."
+            f"At one step no noise was found that leads on to the picture (residual {unsettled:.2f}): there a small "
+            "change of the picture changes the model's answer more. Use more steps, a lower cfg or more iterations."
         )
     if float(spread.max()) > ODD_NOISE:
         lines.append(
