@@ -62,8 +62,10 @@ def _seen(callback: Callable | None, model: ModelPatcher, sweep: Sweep) -> Calla
             rows = denoised[: len(sweep)].split(1)
             previews = [previewer.decode_latent_to_preview_image("JPEG", row) for row in rows]
             if None not in previews:
-                pictures = [picture for _, picture, _ in previews]
-                _send(running, sweep, [_data_url(picture, side) for picture in pictures], pictures[0].size, step, total)
+                pictures = [picture.convert("RGB") for _, picture, _ in previews]
+                for picture in pictures:
+                    picture.thumbnail((side, side))
+                _send(running, sweep, pictures, step, total)
             spent = time.monotonic() - start
             free_at = start + spent + max(_APART, _TIMES * spent)
         return answer
@@ -71,23 +73,21 @@ def _seen(callback: Callable | None, model: ModelPatcher, sweep: Sweep) -> Calla
     return on_step
 
 
-def _data_url(picture: Image.Image, side: int) -> str:
-    picture = picture.convert("RGB")
-    picture.thumbnail((side, side))
-    file = BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _send(running, sweep: Sweep, pictures: list[str], size: tuple[int, int], step: int, total: int) -> None:
+def _send(running, sweep: Sweep, pictures: list[Image.Image], step: int, total: int) -> None:
     message = {
         "prompt_id": running.prompt_id,
         "node": running.node_id,
         "step": step + 1,
         "steps": total,
-        "sweep": shown(sweep, [{"url": url} for url in pictures], size),
+        "sweep": shown(sweep, [{"url": _data_url(picture)} for picture in pictures], pictures[0].size),
     }
     _server().send_sync(KEY, message, _server().client_id)
+
+
+def _data_url(picture: Image.Image) -> str:
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _server():

@@ -37,8 +37,8 @@ class BokehSweepView(io.ComfyNode):
                     step=0.5,
                     round=0.01,
                     optional=True,
-                    tooltip="Which level leaves at image and blur: the one nearest to this value. The button Use in the "
-                    "view sets it. -1 = the pivot's.",
+                    tooltip="Which level leaves at image and blur: the one nearest to this value. The button Use in "
+                    "the view sets it. -1 = the pivot's.",
                 ),
             ],
             outputs=[

@@ -19,7 +19,7 @@ const IN_MENU = ["save", "open", "copy"];
 
 /** In the order of the menu: what each is called now, the key that does it, and what does it. */
 export function actsOf(view) {
-  const { near, screen, loupe, sweep, scene } = view;
+  const { near, screen, sweep, scene } = view;
   const level = near.label;
   const first = scenesOf(sweep) > 1 ? `scene_${scene + 1}_` : "";
   const name = `${first}${sweep.name}_${plain(near.value, 2)}.png`;
@@ -44,7 +44,7 @@ export function actsOf(view) {
       ? [say("Stop comparing"), () => view.toggleCompare()]
       : [say("Compare with the pivot"), () => view.compareWith(null)],
     last: [say("Compare with the last run"), () => view.compareWith("last")],
-    loupe: [loupe.on ? say("Put the loupe away") : say("Loupe at 100 %"), () => view.toggleLoupe(), "L"],
+    loupe: [say("Loupe at 100 %"), () => view.toggleLoupe(), "L"],
     copy: [
       say("Copy the picture of {level}", { level }),
       withPicture(() => copyPicture(url()), say("Copied {level}", { level }), say("The browser does not allow copying here")),

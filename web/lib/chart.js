@@ -16,12 +16,10 @@ const AIR = 10;
 const text = (x, y, words, properties = {}) => part("text", { x, y, ...properties }, words);
 
 /**
- * One curve a panel, over the values of the levels.
+ * One curve a panel, over the values of the levels; `onPick(value)` when a level is chosen.
  *
  * @param {object} report levels [{value, label, ...}] in rising order, pivot (or null)
  * @param {{title: string, ends: [string, string], of: (level) => number, low: number, high: number}[]} panels
- * @param {{width: number, height: number}} size in px
- * @param {(value: number) => void} onPick a level was clicked, or chosen by a key
  */
 export function chart({ levels, pivot }, panels, { width, height }, onPick) {
   const first = levels[0].value;
