@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import json
 import re
 
-import nodes as host_nodes
 import pytest
 from host_server import HostServer
 from places import CHECKOUT
+from schemas import MAIN, NAMES, SCHEMAS, SUBCATEGORIES
 
-PACK = importlib.import_module("bokeh").__name__
-SCHEMAS = {
-    id: node.GET_SCHEMA()
-    for id, node in host_nodes.NODE_CLASS_MAPPINGS.items()
-    if node.__module__.startswith(f"{PACK}.")
-}
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (CHECKOUT / "web" / "docs").glob("*.md")}
-MAIN = json.loads((CHECKOUT / "locales" / "en" / "main.json").read_text(encoding="utf-8"))
 # What a photographer looks for, and a node that must be among the few found.
 SEARCHES = {"aperture": "BokehBlur", "depth of field": "BokehLens", "f-stop": "BokehLens", "refocus": "BokehRender"}
-# Where a person looks for a node.
-SUBCATEGORIES = {"blur", "photo", "results", "semantic", "training"}
-NAMES = {id: schema.display_name.partition(" (")[0] for id, schema in SCHEMAS.items()}
 # The longest help page that is read rather than scrolled over.
 PAGE_LINES = 70
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from host_server import HostServer
 from places import CHECKOUT
-from test_docs import MAIN, NAMES, SCHEMAS, SUBCATEGORIES
+from schemas import MAIN, NAMES, SCHEMAS, SUBCATEGORIES
 
 LANGUAGES = ("zh", "ja")
 # Place of each text -> the text that was translated, as a hash.

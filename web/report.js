@@ -47,7 +47,7 @@ function panels({ levels, area }) {
   const sharpness = levels.map((level) => Math.log10(Math.max(level.laplacian[area], 1e-8)));
   const bottom = Math.min(...sharpness);
   const most = Math.max(...sharpness);
-  // Half a decade at least, so that equal pictures are a level line and not magnified rounding.
+  // Half a decade at least: equal pictures are a level line, not magnified rounding.
   const low = Math.min(bottom, most - 0.5);
   const title = { picture: say("Sharpness"), background: say("Sharpness of the background") }[area];
   const of = (level) => Math.log10(Math.max(level.laplacian[area], 1e-8));
@@ -113,7 +113,7 @@ app.registerExtension({
   name: "Bokeh.Report",
   nodeCreated(node) {
     if (node.comfyClass !== "BokehReport") return;
-    // The figure is sent for the page's apps and queue as well; in the node the curves are drawn anew.
+    // The figure is sent for apps and the queue as well.
     node.hideOutputImages = true;
     node.onDrawBackground = () => {};
     const show = addReport(node);

@@ -1,4 +1,4 @@
-/** Puts the sweep view into the node BokehSweepView, in the canvas's and in the page's own node rendering. */
+/** Puts the sweep view into the node BokehSweepView. */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -27,7 +27,7 @@ function change(act) {
   app.canvas.emitAfterChange();
 }
 
-/** Put a picture of the server's temp folder into a new Load Image node beside the view. */
+/** Put a picture into a new Load Image node beside the view. */
 async function loadInNode(node, file, pictureName) {
   const name = await uploadPicture(fileUrl(file), pictureName);
   change(() => {
@@ -58,10 +58,10 @@ function addView(node) {
     },
     onInput: (file, name) => loadInNode(node, file, name),
   });
-  // The pictures are sent for the page's apps and queue as well; in the node they are the view's.
+  // The pictures are sent for apps and the queue as well.
   node.hideOutputImages = true;
   node.onDrawBackground = () => {};
-  // The page lets a node's content with this class grow with the node.
+  // Grows with the node.
   view.element.classList.add("widget-expands");
   passToCanvas(view.element);
   addPlace(node, "sweep view", "bokeh_sweep_view", view.element, MIN_HEIGHT);
@@ -84,7 +84,7 @@ function addView(node) {
   });
 }
 
-/** Turn the views in a node's graph to a level: a click in the report. How many of them have it. */
+/** Turn the views in a node's graph to a level; how many have it. */
 export function turnViews(node, value) {
   return [...views].filter(([other, view]) => other.graph === node.graph && view.turnTo(value)).length;
 }
@@ -101,7 +101,7 @@ function fit(node, view) {
 app.registerExtension({
   name: "Bokeh.SweepView",
   setup() {
-    // The page has no event for zooming that both renderings send.
+    // Not both renderings send an event.
     setInterval(() => {
       for (const view of views.values()) view.setZoom(app.canvas.ds.scale);
     }, ZOOM_CHECK_MS);

@@ -95,31 +95,41 @@ export function tools(act) {
 
 /** All of it as a menu, for the pointer and for keys. */
 export class Menu {
+  #back;
+
   constructor(parent) {
-    this.element = element("div", { className: "menu", role: "menu", popover: "auto" });
+    this.element = element("div", { className: "menu", role: "menu", popover: "manual" });
     this.element.addEventListener("keydown", (event) => this.#onKey(event));
+    this.element.addEventListener("focusout", ({ relatedTarget }) => {
+      if (!this.element.contains(relatedTarget)) this.element.togglePopover(false);
+    });
     parent.append(this.element);
   }
 
   /** Open at a point on screen with entries {text, act, key?}; `back` gets the focus afterwards. */
   open({ clientX, clientY }, entries, back) {
     const menu = this.element;
+    this.#back = back;
     menu.replaceChildren(
       ...entries.map(({ text, act, key = "" }) => {
         const properties = { type: "button", role: "menuitem", tabIndex: -1 };
         const entry = element("button", properties, text, element("kbd", { ariaHidden: true }, key));
         entry.addEventListener("click", () => {
-          menu.hidePopover();
+          this.#close();
           act();
         });
         return entry;
       }),
     );
-    back.focus({ preventScroll: true });
-    menu.showPopover();
+    menu.togglePopover(true);
     menu.style.left = `${Math.min(clientX, innerWidth - menu.offsetWidth)}px`;
     menu.style.top = `${Math.min(clientY, innerHeight - menu.offsetHeight)}px`;
     menu.firstElementChild.focus({ preventScroll: true });
+  }
+
+  #close() {
+    this.element.togglePopover(false);
+    this.#back.focus({ preventScroll: true });
   }
 
   #onKey(event) {
@@ -127,7 +137,7 @@ export class Menu {
     const entries = [...this.element.children];
     const at = entries.indexOf(event.target);
     const targets = { ArrowDown: at + 1, ArrowUp: at - 1 + entries.length, Home: 0, End: entries.length - 1 };
-    if (event.key === "Tab") this.element.hidePopover();
+    if (event.key === "Tab" || event.key === "Escape") this.#close();
     else if (event.key in targets) entries[targets[event.key] % entries.length].focus({ preventScroll: true });
     else return;
     event.preventDefault();

@@ -16,7 +16,7 @@ export function passToCanvas(element) {
   for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddle);
 }
 
-/** Let the wheel scroll `inside` where there is more of it than is seen, and else zoom the graph. */
+/** Let the wheel scroll `inside` where it is longer than its place, and else zoom the graph. */
 export function scrollOrZoom(element, inside) {
   element.addEventListener("wheel", (event) => {
     if (inside.scrollHeight > inside.clientHeight) event.stopPropagation();

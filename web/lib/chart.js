@@ -1,4 +1,4 @@
-/** The curves of a report, drawn at the size that there is and in the page's colours; every level can be clicked. */
+/** The curves of a report, at the size that there is; every level can be clicked. */
 
 import { drawn as part, take } from "./dom.js";
 import { plain } from "./levels.js";
@@ -9,7 +9,7 @@ const RIGHT = 14;
 const TOP = 22;
 const FOOT = 22;
 const GAP = 26;
-// A label takes about so many px a character at this size of text, and some air.
+// A character's width in px, and the least gap between labels.
 const CHARACTER = 6.6;
 const AIR = 10;
 

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element with properties and children: `element("button", { className: "x" }, "text")`. */
+/** An element with properties (or attributes) and children. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -21,10 +21,8 @@ export function drawn(tag, attributes, ...children) {
   return made;
 }
 
-/** A line drawing of 16 by 16 units in the text's colour; `path` as in SVG. */
-export function icon(path) {
-  return drawn("svg", { viewBox: "0 0 16 16", "aria-hidden": true }, drawn("path", { d: path }));
-}
+/** A line drawing of 16 by 16 units in the text's colour. */
+export const icon = (path) => drawn("svg", { viewBox: "0 0 16 16", "aria-hidden": true }, drawn("path", { d: path }));
 
 /** An element with a style of its own, untouched by the page's. */
 export function shadowed(className, sheets, ...children) {
@@ -45,25 +43,22 @@ export function briefly(target, ms) {
   };
 }
 
-/** A place for `content` in a node: neither in the workflow's list of values nor in what goes to the server. */
+/** A place for `content` in a node, neither saved with it nor sent to the server. */
 export function addPlace(node, name, type, content, height, hideOnZoom = false) {
   const widget = node.addDOMWidget(name, type, content, { hideOnZoom, serialize: false, getMinHeight: () => height });
   widget.serialize = false;
 }
 
-/** Take an event from the page, which would move the selected node or scroll. */
+/** Take an event from the page, which would move the node or scroll. */
 export function take(event) {
   event.preventDefault();
   event.stopPropagation();
 }
 
-/** Whether a key is pressed for the page, with one of its modifiers. */
+/** Whether a key is meant for the page. */
 export const isPages = (event) => event.ctrlKey || event.metaKey || event.altKey;
 
-/**
- * Follow a pressed pointer, whatever it is: `onMove(event)` while it moves, `onEnd(event)` once at the end.
- * Only the main button, and not while the page pans the graph.
- */
+/** Follow a pressed pointer, mouse, pen or finger, of the main button. */
 export function onDrag(target, canStart, { onStart, onMove, onEnd }) {
   target.addEventListener("pointerdown", (down) => {
     if (down.button !== 0 || !down.isPrimary || !canStart(down)) return;

@@ -1,4 +1,4 @@
-/** The optics of Bokeh Focus as its preview needs them; the same equations as optics/focus.py. No page, no state. */
+/** The optics of Bokeh Focus for its preview: the equations of optics/focus.py. */
 
 import { say } from "./words.js";
 

@@ -1,9 +1,4 @@
-/**
- * Where a value lies among the levels of a sweep. No page, no state: numbers in, numbers out.
- *
- * A level is {value, label, caption, file, reference}; caption is another name of the value, null for none.
- * Levels rise strictly.
- */
+/** Where a value lies among levels {value, label, caption, file, reference}, which rise; caption is another name. */
 
 import { named } from "./words.js";
 
@@ -17,16 +12,14 @@ export function levelsOf(sweep, scene) {
   return [...levels.values()].sort((a, b) => a.value - b.value);
 }
 
-/** How many scenes it shows; what older versions sent shows one. */
-export function scenesOf(sweep) {
-  return sweep?.scenes ?? 1;
-}
+/** How many scenes it shows; older versions did not send that. */
+export const scenesOf = (sweep) => sweep?.scenes ?? 1;
 
 export function clampTo(levels, value) {
   return Math.min(Math.max(value, levels[0].value), levels.at(-1).value);
 }
 
-/** The two levels around a value and how far (0..1) the value has come from the lower to the upper one. */
+/** The two levels around a value, and how far (0..1) it is from the lower one. */
 export function around(levels, value) {
   const found = levels.findIndex((level) => level.value >= value);
   const upper = found < 0 ? levels.length - 1 : found;
@@ -50,20 +43,18 @@ export function stepped(levels, value, direction, fine) {
   if (!next) return value;
   if (!fine) return next.value;
   const moved = value + (next.value - levels[from].value) / 10;
-  // Tenths do not add up exactly, and a level must be met exactly to show one picture alone.
+  // Tenths do not add up, and a level must be met to show its picture alone.
   const tolerance = Math.abs(next.value - levels[from].value) / 1000;
   const met = levels[nearest(levels, moved)].value;
   return Math.abs(met - moved) < tolerance ? met : moved;
 }
 
-/** The value as the readout writes it: a level as it is, in between only as precisely as the gap deserves. */
+/** The value in the readout: between levels only as precisely as the gap deserves. */
 export function written(levels, value) {
   const { lower, upper, mix } = around(levels, value);
   if (mix === 0) return plain(levels[lower].value, 2);
   return plain(value, levels[upper].value - levels[lower].value < 1 ? 2 : 1);
 }
 
-/** A number without trailing zeros, at most so many decimals. */
-export function plain(value, decimals) {
-  return String(Number(value.toFixed(decimals)));
-}
+/** A number without trailing zeros. */
+export const plain = (value, decimals) => String(Number(value.toFixed(decimals)));

@@ -1,8 +1,8 @@
-/** A part of the picture at 100 % (more, where the picture is shown larger than that), under the pointer. */
+/** A part of the picture at 100 % or more, under the pointer. */
 
 import { element } from "./dom.js";
 
-// How many pixels of the screen a pixel of the picture takes, at least; and beside what the screen shows.
+// Of a pixel: on the display, and beside the picture.
 const LEAST_ZOOM = 1;
 const BESIDE_SCREEN = 2;
 
@@ -38,7 +38,7 @@ export class Loupe {
     const { x, y } = this.#place;
     this.element.style.left = `${100 * x}%`;
     this.element.style.top = `${100 * y}%`;
-    // Pixels of the screen: the graph's zoom is in the rectangle, and not in the element's own width.
+    // The graph's zoom is in the rectangle alone.
     const screen = devicePixelRatio;
     const shown = (frame.getBoundingClientRect().width * screen) / picture.width;
     const zoom = Math.max(LEAST_ZOOM, BESIDE_SCREEN * shown);

@@ -19,7 +19,7 @@ export class Other {
     this.onChange = onChange;
   }
 
-  /** Take another sweep, or other levels of it; a level that is held stays held, if they have it. */
+  /** A level that is held stays held, if the new ones have it. */
   setSweep(sweep, levels) {
     this.stopLast();
     // Pictures that the server lost are asked for again by the same sweep.
@@ -57,7 +57,7 @@ export class Other {
     this.#lastPictures = null;
   }
 
-  /** Its name and its picture beside the level at a value; no picture while it is under way. */
+  /** Its name and, once it is there, its picture beside the level at a value. */
   at(value, pictures) {
     if (this.#lastPictures) {
       const index = this.#lastNear(value);

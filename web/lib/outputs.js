@@ -7,10 +7,10 @@ import { isRunOf, keep, kept, outputOf, runOf } from "./runs.js";
 /** The nodes that sit in a graph: node -> show(output). */
 const followed = new Map();
 
-// The event that brought the output a node is being given; it alone tells the run.
+// Tells the run of the output that a node is being given.
 let lastExecuted = null;
 
-/** Outputs that the page gave to nodes of another workflow than the one that ran, as text. */
+/** Outputs that the page gave to nodes of a workflow that did not run, as text. */
 const foreign = new Set();
 
 const rootGraph = () => app.rootGraph ?? app.graph;
@@ -20,18 +20,16 @@ export function locator(node) {
   return node.graph === rootGraph() ? String(node.id) : `${node.graph.id}:${node.id}`;
 }
 
-/** The node's name over reloads: its workflow and its place in it. */
-function address(node) {
-  return `${rootGraph().id}/${locator(node)}`;
-}
+/** The node's name over reloads. */
+const address = (node) => `${rootGraph().id}/${locator(node)}`;
 
-/** The ids of a node in a run of this workflow; several where it is in a subgraph that is used more than once. */
+/** The ids of a node in a run of this workflow; several in a subgraph that is used more than once. */
 export function executionIds(run, node) {
   const isIt = (id) => id.split(":").at(-1) === String(node.id) && isRunOf(run, rootGraph(), id, node.comfyClass);
   return Object.keys(run.prompt).filter(isIt);
 }
 
-/** What the browser keeps of what was looked at in a node: `look(node)` reads, `look(node, fields)` adds. */
+/** What was looked at in a node: `look(node)` reads it, `look(node, fields)` adds. */
 export function look(node, fields) {
   if (fields) keep(address(node), fields);
   return kept(address(node));
@@ -47,14 +45,14 @@ export function after(node, name, added) {
   };
 }
 
-/** The output of the node's last run, if that was a run of this workflow with such a node. */
+/** The output of the node's last run, if it was one of this workflow. */
 async function recall(node) {
   const { run: id, node: nodeId } = kept(address(node));
   const run = id && (await runOf(id));
   return run && isRunOf(run, rootGraph(), nodeId, node.comfyClass) ? outputOf(id, nodeId) : undefined;
 }
 
-/** Call `show(output)` with the node's output whenever there is one; it tells whether the output was for it. */
+/** Call `show(output)` whenever there is one; it tells whether the output was for it. */
 export function followOutputs(node, show) {
   let shows = 0;
   const pass = (output) => {
@@ -62,7 +60,7 @@ export function followOutputs(node, show) {
   };
   const executed = async (output) => {
     const event = lastExecuted?.output === output ? lastExecuted : undefined;
-    // The page gives outputs to whatever node has the id in the workflow that is open when they come.
+    // The page gives it to whatever node has the id in the workflow that is open.
     const nodeId = event?.display_node ?? event?.node;
     const run = event && (await runOf(event.prompt_id));
     if (run && !isRunOf(run, rootGraph(), nodeId, node.comfyClass)) {
@@ -74,12 +72,12 @@ export function followOutputs(node, show) {
     pass(output);
     if (event) look(node, { run: event.prompt_id, node: event.node });
   };
-  // The page's listeners have no order to rely on; all have run by then.
+  // All listeners of the page have run by then.
   after(node, "onExecuted", (output) => queueMicrotask(() => executed(output)));
   after(node, "onAdded", () => {
     followed.set(node, pass);
     const before = shows;
-    // Its properties and those of its graph are read in after it was added.
+    // By then it is read in.
     queueMicrotask(async () => {
       if (!node.graph) return;
       const output = await recall(node);
@@ -94,7 +92,7 @@ app.registerExtension({
   setup() {
     api.addEventListener("executed", ({ detail }) => (lastExecuted = detail));
   },
-  /** The page has outputs of an earlier run: another tab's workflow, or one from the history. */
+  /** Of another tab's workflow, or from the history. */
   onNodeOutputsUpdated(outputs) {
     for (const [node, pass] of followed) {
       if (node.graph) pass(outputs[locator(node)]);

@@ -1,14 +1,14 @@
 /** The decoded pictures of a sweep, fetched in the order in which they are likely to be wanted. */
 
 const AT_ONCE = 4;
-// Decoded pictures take four bytes a pixel: 384 MB for a whole sweep. Longer sweeps are shown smaller.
+// 384 MB for a whole sweep; longer ones are shown smaller.
 const MAX_PIXELS = 96e6;
 
 export class Pictures {
   #bitmaps = [];
   #stop = new AbortController();
 
-  /** One address a level; the size of every picture in px; `onChange()` after each that came or failed. */
+  /** One address a level; the pictures' size in px; `onChange()` after each that came or failed. */
   constructor(urls, size, onChange) {
     this.urls = urls;
     this.onChange = onChange;
@@ -29,14 +29,13 @@ export class Pictures {
     return this.#bitmaps[index];
   }
 
-  /** Index of the loaded level nearest to one that may not be there yet; undefined when none is. */
+  /** Index of the nearest level that is there, if any. */
   nearestLoaded(index) {
     for (let distance = 0; distance < this.urls.length; distance++) {
       for (const near of [index - distance, index + distance]) {
         if (this.#bitmaps[near]) return near;
       }
     }
-    return undefined;
   }
 
   /** Fetch and decode everything, outwards from a level. */

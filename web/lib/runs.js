@@ -1,15 +1,13 @@
 /**
- * Which run a node's output is from, and what the browser keeps of it.
- *
- * The page forgets outputs on a reload, but the server's history has them. Which run to ask for, and what was looked
- * at, is kept in the browser and not in the workflow: there it would mark the workflow as changed and be undoable.
+ * Which run a node's output is from. The page forgets it on a reload, the server's history does not; which run to ask
+ * for is kept in the browser, because in the workflow it would be a change that can be undone.
  */
 
 import { api } from "../../../scripts/api.js";
 
 const KEY = "bokeh.nodes";
 const MAX_ENTRIES = 100;
-// Workflow files written by hand, or by a page that gave none, have this id, all of them.
+// Of every workflow that was given none.
 const NO_ID = "00000000-0000-0000-0000-000000000000";
 
 function read() {
@@ -21,11 +19,8 @@ function read() {
 }
 
 /** What is kept of the node at an address; {} for nothing. */
-export function kept(address) {
-  return read().get(address) ?? {};
-}
+export const kept = (address) => read().get(address) ?? {};
 
-/** Keep more of the node at an address. */
 export function keep(address, fields) {
   const nodes = read();
   const all = { ...nodes.get(address), ...fields };
@@ -34,7 +29,7 @@ export function keep(address, fields) {
   try {
     localStorage.setItem(KEY, JSON.stringify([...nodes].slice(-MAX_ENTRIES)));
   } catch {
-    // A full or forbidden storage costs the picture after a reload, nothing else.
+    // Full or forbidden: costs the picture after a reload.
   }
 }
 
@@ -45,10 +40,9 @@ async function ask(path) {
 
 const known = new Map();
 
-/** The run as the server has it, {prompt, workflow, outputs}: undefined when it cannot be had any more. */
+/** The run as the server has it, {prompt, workflow}: undefined when it cannot be had any more. */
 export function runOf(id) {
   if (!known.has(id)) {
-    // One question for all nodes of a run; the outputs of a finished one are asked for anew.
     known.set(id, lookUp(id).catch(() => undefined));
     if (known.size > MAX_ENTRIES) known.delete(known.keys().next().value);
   }
@@ -63,12 +57,11 @@ async function lookUp(id) {
   return { prompt, workflow: extra?.extra_pnginfo?.workflow };
 }
 
-/** What the node with an id put out in a run, undefined when it cannot be had any more. */
+/** What a node put out in a run, undefined when the server has forgotten it. */
 export async function outputOf(id, nodeId) {
   try {
     return (await ask(`/history/${encodeURIComponent(id)}`))[id].outputs[nodeId];
   } catch {
-    // Forgotten by the server, or no answer: the node then asks to be queued.
     return undefined;
   }
 }
@@ -83,7 +76,7 @@ export function isRunOf({ prompt, workflow }, graph, nodeId, nodeClass) {
   return graph.id !== NO_ID || shape(workflow.nodes) === shape(graph.nodes);
 }
 
-/** Whether what a node of a prompt makes gets to another, over however many between them. */
+/** Whether what a node of a prompt makes gets to another. */
 export function reaches(prompt, from, to, seen = new Set()) {
   if (from === to) return true;
   if (seen.has(to)) return false;

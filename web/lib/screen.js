@@ -1,4 +1,4 @@
-/** The picture above the slider: cross-fades two levels, and compares them with the pivot beside a divider. */
+/** The picture above the slider: fades between two levels, and compares them with another beside a divider. */
 
 import { element, icon, isPages, onDrag, take } from "./dom.js";
 import { say } from "./words.js";
@@ -48,7 +48,7 @@ export class Screen {
         if (event.target.closest(".divider")) this.#divider.focus({ preventScroll: true });
       },
       onMove: (event) => {
-        // A click's tremor is no drag, or double-clicks would move the picture.
+        // A double-click's tremor is no drag.
         isDrag ||= Math.abs(event.clientX - start) >= CLICK_PX;
         if (!isDrag) return;
         const { left, width } = this.frame.getBoundingClientRect();
@@ -73,7 +73,7 @@ export class Screen {
     return this.element.classList.contains("comparing");
   }
 
-  /** What is drawn now, at the pictures' own size. */
+  /** What is drawn now, at its own size. */
   get picture() {
     return this.#canvas;
   }
@@ -91,7 +91,7 @@ export class Screen {
     this.#right.textContent = right;
   }
 
-  /** Draw `upper` over `lower` with opacity `mix`; when comparing, `other` left of the divider. */
+  /** `upper` over `lower` with opacity `mix`; when comparing, `other` left of the divider. */
   draw(lower, upper, mix, other) {
     const context = this.#context;
     const { width, height } = this.#canvas;

@@ -5,7 +5,7 @@ import { around, clampTo, plain, stepped } from "./levels.js";
 import { say } from "./words.js";
 
 const MAGNET_PX = 5;
-// A label takes about this many times the font size for each of its characters, and some air.
+// A character's width, and the least gap between labels.
 const CHARACTER_EM = 0.6;
 const LABEL_GAP_EM = 0.9;
 
@@ -34,7 +34,7 @@ export class Slider {
     new ResizeObserver(() => this.#placeLabels()).observe(this.element);
   }
 
-  /** Show other levels. `pivot` is a value or null; outside the levels it is not marked. */
+  /** Show other levels; a `pivot` outside them, or null, is not marked. */
   setLevels(levels, name, pivot) {
     this.#levels = levels;
     const inside = pivot !== null && levels.length > 0 && pivot === clampTo(levels, pivot);
@@ -63,14 +63,14 @@ export class Slider {
     Object.assign(this.element, { ariaValueNow: plain(value, 2), ariaValueText: text });
   }
 
-  /** Where the thumb stands, which lags behind the value while the picture fades. */
+  /** The thumb lags behind the value while the picture fades. */
   moveThumb(value) {
     const left = this.#percent(value);
     this.#thumb.style.left = left;
     this.#fill.style.width = left;
   }
 
-  /** How much the value changes from the track's left end to its right end. */
+  /** From the track's left end to its right end. */
   get span() {
     return this.#levels.length ? this.#levels.at(-1).value - this.#levels[0].value : 0;
   }
@@ -89,13 +89,13 @@ export class Slider {
 
   #point(event) {
     if (this.#levels.length < 2) return;
-    // On screen, so that it holds at every zoom of the graph.
+    // On screen: holds at every zoom of the graph.
     const { left, width } = this.#track.getBoundingClientRect();
     const value = this.#levels[0].value + ((event.clientX - left) / width) * this.span;
     this.onInput(this.attracted(clampTo(this.#levels, value), width), { smooth: false });
   }
 
-  /** The value, or the level beside it when that is only a few pixels away on a track of this width. */
+  /** The value, or the level that is only a few pixels away on a track of this width. */
   attracted(value, width) {
     const { lower, upper, mix } = around(this.#levels, value);
     if (mix === 0) return value;

@@ -1,4 +1,4 @@
-/** One sweep as one picture with a slider: what the node shows. Knows nothing of nodes and graphs. */
+/** One sweep as one picture with a slider. Knows nothing of nodes and graphs. */
 
 import { actsOf, iconButton, Menu, tools } from "./acts.js";
 import { base } from "./base_style.js";
@@ -14,7 +14,7 @@ import { named, say } from "./words.js";
 
 // Time constant of the fade after a key press, in ms.
 const FADE_MS = 60;
-// Zoomed out further than to this scale, text would become too small to read.
+// From here on text is enlarged.
 const READABLE_SCALE = 0.75;
 const MAX_ENLARGED = 2.2;
 // From here on the text needs the place of the buttons.
@@ -25,7 +25,7 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class SweepView {
   #levels = [];
-  /** What was sampled last, while a preview stands in its place. */
+  /** What a preview stands in the place of. */
   #sampled = null;
   #preview = "";
   #pictures = null;
@@ -42,9 +42,8 @@ export class SweepView {
   scene = 0;
 
   /**
-   * @param {object} calls pictureUrl(file), originalUrl(file): where the page's and the untouched picture are;
-   *     mayStart(): whether a press may start a drag; onLook({place?, scene?}): another was turned to; onUse(value):
-   *     the level that is to leave the node; onInput(file, name): make it an input of the graph, asynchronous
+   * @param {object} calls pictureUrl(file), originalUrl(file): of the page's and of the untouched picture; mayStart() a
+   *     drag; onLook({place?, scene?}) at another; onUse(value); async onInput(file, name) of the graph
    */
   constructor(calls) {
     Object.assign(this, calls);
@@ -111,7 +110,7 @@ export class SweepView {
     this.#setState("empty", say("Queue the graph to look through the sweep."));
   }
 
-  /** Show what the node sent, from a value (undefined for the pivot) and a scene on. */
+  /** Show what the node sent, at a value (undefined for the pivot) and a scene. */
   show(sweep, { place, scene = 0 } = {}) {
     // A run that changed nothing sends the same files again.
     const isSame = JSON.stringify(sweep) === JSON.stringify(this.sweep);
@@ -124,7 +123,7 @@ export class SweepView {
     this.#display(sweep, place, scene);
   }
 
-  /** Show in its place what is being sampled, with words over it, until `show` or `endPreview`. */
+  /** Show what is being sampled, with words over it, until `show` or `endPreview`. */
   preview(sweep, words) {
     this.screen.comparing = this.loupe.on = false;
     this.#setPreview(words);
@@ -154,7 +153,7 @@ export class SweepView {
     this.#levels = levelsOf(sweep, this.scene);
     if (!this.#preview) this.other.setSweep(sweep, this.#levels);
     this.#value = this.#shown = this.#committed = clampTo(this.#levels, place ?? this.#reference.value);
-    // The canvas keeps what was drawn last until the first of the new pictures is there.
+    // The canvas keeps its picture until a new one is there.
     this.#pictures?.close();
     const urls = this.#levels.map((level) => this.pictureUrl(level.file));
     const pictures = new Pictures(urls, sweep, () => pictures === this.#pictures && this.#arrived());
@@ -175,7 +174,7 @@ export class SweepView {
     this.onLook({ scene: this.scene });
   }
 
-  /** Enlarge the text when the graph is seen from far away; in steps, so that it rests while the zoom moves. */
+  /** Enlarge the text when the graph is far away; in steps, so that it rests while the zoom moves. */
   setZoom(scale) {
     const enlarged = Math.round(5 * Math.min(Math.max(READABLE_SCALE / scale, 1), MAX_ENLARGED)) / 5;
     if (enlarged === this.#enlarged) return;
@@ -192,15 +191,15 @@ export class SweepView {
     return true;
   }
 
-  /** The value of the level that leaves the node, null for the pivot's. */
+  /** The value that leaves the node, null for the pivot's. */
   set used(value) {
     this.#used = value;
     if (this.#levels.length) this.#showValue();
   }
 
-  /** Height over width of the pictures, undefined while there are none. */
+  /** Height over width of the pictures. */
   get tallness() {
-    return this.sweep ? this.sweep.height / this.sweep.width : undefined;
+    return this.sweep.height / this.sweep.width;
   }
 
   dispose() {
@@ -211,7 +210,7 @@ export class SweepView {
     this.other.stopLast();
   }
 
-  /** The level that is meant by what can be done with one: the nearest. */
+  /** The nearest level: what is done is done with it. */
   get near() {
     return this.#nearTo(this.#value);
   }
@@ -309,7 +308,7 @@ export class SweepView {
 
   #draw(time) {
     this.#frame = 0;
-    // A frame after a rest would otherwise jump by the whole rest.
+    // No jump after a rest.
     const passed = Math.min(time - this.#lastTime, 32);
     this.#lastTime = time;
     const tolerance = this.slider.span / 1000;

@@ -1,9 +1,9 @@
-/** What the page shows of this pack, in the page's language: texts of its nodes, and sentences of its scripts. */
+/** The pack's texts in the page's language. */
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 
-/** Of the language: `bokeh` (English sentence -> sentence) and `nodeDefs`, both without those that are missing. */
+/** `bokeh` (English sentence -> sentence) and `nodeDefs`. */
 let known = {};
 
 /** A sentence in the page's language; `{name}` in it stands for `values.name`. */
