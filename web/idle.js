@@ -2,41 +2,35 @@
 
 import { app } from "../../scripts/app.js";
 
-// The page has no event for values and links that holds for undo and both renderings.
-const CHECK_MS = 150;
-
 function check(node) {
   const { required, optional } = node.constructor.nodeData?.input ?? {};
-  const find = (name) => node.widgets.find((widget) => widget.name === name);
-  const linkInto = (name) => node.graph.getLink(node.inputs.find((input) => input.name === name)?.link);
-  // "input": connected to a node that runs; "input=value": set to that here, for what another node sets is not known.
+  const rules = Object.entries({ ...required, ...optional }).filter(([, [, options]]) => options?.bokeh_idle);
+  if (!rules.length) return;
+  const { graph, inputs, widgets } = node;
+  const find = (list, wanted) => list.find(({ name }) => name === wanted);
+  const linkInto = (name) => graph.getLink(find(inputs, name)?.link);
+  // "input": linked to a node that runs; "input=value": set to that here.
   const holds = (condition) => {
     const [name, value] = condition.split("=");
     const link = linkInto(name);
-    return value ? !link && find(name).value === value : link && node.graph.getNodeById(link.origin_id)?.mode === 0;
+    return value ? !link && find(widgets, name).value === value : link && graph.getNodeById(link.origin_id)?.mode === 0;
   };
-  let idle = false;
-  for (const [name, [, options]] of Object.entries({ ...required, ...optional })) {
-    if (!options?.bokeh_idle) continue;
-    idle = true;
-    const widget = find(name);
-    const hidden = !linkInto(name) && options.bokeh_idle.some(holds);
+  for (const [name, [, { bokeh_idle }]] of rules) {
+    const widget = find(widgets, name);
+    const hidden = !linkInto(name) && bokeh_idle.some(holds);
     if (hidden === !!widget.hidden) continue;
     widget.hidden = hidden;
-    // Older pages' own nodes read the options but once; for them see below.
+    // Newer Vue nodes read the options when the widgets are set, older ones but once.
     if ("widgetId" in widget) widget.options.hidden = hidden;
-    // Being set makes newer ones read them.
-    node.widgets = [...node.widgets];
+    node.widgets = [...widgets];
     node.setDirtyCanvas(true, true);
   }
-  const rows = idle ? document.querySelectorAll(`[data-node-id="${node.id}"] .lg-node-widget`) : [];
-  if (rows.length !== node.widgets?.length) return;
-  rows.forEach((row, index) => (row.style.display = node.widgets[index].hidden ? "none" : ""));
+  const rows = document.querySelectorAll(`[data-node-id="${node.id}"] .lg-node-widget`);
+  if (rows.length === widgets.length) rows.forEach((row, at) => (row.style.display = widgets[at].hidden ? "none" : ""));
 }
 
 app.registerExtension({
   name: "Bokeh.Idle",
-  setup() {
-    setInterval(() => app.canvas.graph?.nodes.forEach(check), CHECK_MS);
-  },
+  // The page has no event for values and links that holds for undo and both renderings.
+  setup: () => setInterval(() => app.canvas.graph?.nodes.forEach(check), 150),
 });
