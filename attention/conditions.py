@@ -7,14 +7,12 @@ text, the picture and itself. So it is the machinery of grounding, rows that loo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .equations import Seeing
 from .rows import Row, Rows
 
 # The guidance that the reference gives to conditions (`c_guidance`).
@@ -70,18 +68,6 @@ class Conditions:
                     f"The photo's latent is {came} (channels x height x width), but the graph samples {expected}. "
                     "Connect the latent output of the same node to the sampler."
                 )
-
-
-def seeing_of(rows: Rows, turn: Sequence[int], parts: int, text: int) -> Seeing:
-    """Who sees whom in a call of the rows ``turn`` in each of ``parts`` parts, with ``text`` tokens before the
-    picture's."""
-
-    def places(condition: int | None) -> list[int]:
-        here = [place for place, row in enumerate(turn) if rows[row].condition == condition]
-        return [part * len(turn) + place for part in range(parts) for place in here]
-
-    kinds = 1 + max(row.condition for row in rows.table if row.condition is not None)
-    return Seeing(places(None), tuple(map(places, range(kinds))), text)
 
 
 def at_conditions(value: Any, rows: Rows, numbers: tuple[int, ...], to: float) -> Any:

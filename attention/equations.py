@@ -37,15 +37,18 @@ class Grounding(NamedTuple):
 class Seeing(NamedTuple):
     """Which rows of a batch see the keys of which others (Genfocus: pictures and what they are made from).
 
+    The batch is made of ``parts`` that follow one another, each of all its pictures, the first condition of each, the
+    second of each, ... Pictures see themselves and all their conditions; a condition sees its picture's text, the
+    picture and itself.
+
     Attributes:
-        pictures: rows that see themselves and all their conditions.
-        conditions: for each condition the rows that are it, in the order of ``pictures``; each sees its picture's text,
-            the picture and itself.
+        parts: of the batch.
+        kinds: 1 + the number of conditions of a picture.
         text: tokens of text before the picture's.
     """
 
-    pictures: list[int]
-    conditions: tuple[list[int], ...]
+    parts: int
+    kinds: int
     text: int
 
 
@@ -155,18 +158,21 @@ def conditioned_attention(
         [B, L, C], rows in the order of q.
     """
 
-    def own(x: Tensor, rows: list[int]) -> Tensor:
-        """The picture's part of the tokens: a condition's text is nobody's to see."""
-        return x[rows].narrow(tokens, seeing.text, x.shape[tokens] - seeing.text)
+    parts, kinds, text = seeing
+    queries, keys, values = (
+        [kind.flatten(0, 1) for kind in x.unflatten(0, (parts, kinds, -1)).unbind(1)] for x in (q, k, v)
+    )
 
-    pictures, conditions, _ = seeing
-    seen = [torch.cat([x[pictures], *(own(x, rows) for rows in conditions)], dim=tokens) for x in (k, v)]
-    shown = attention(q[pictures], *seen, None)
-    out = shown.new_empty((q.shape[0], *shown.shape[1:]))
-    out[pictures] = shown
-    for rows in conditions:
-        out[rows] = attention(q[rows], *(torch.cat([x[pictures], own(x, rows)], dim=tokens) for x in (k, v)), None)
-    return out
+    def with_picture(x: list[Tensor], conditions: list[Tensor]) -> Tensor:
+        # A condition's text is nobody's to see.
+        own = [each.split((text, each.shape[tokens] - text), dim=tokens)[1] for each in conditions]
+        return torch.cat([x[0], *own], dim=tokens)
+
+    out = [attention(queries[0], with_picture(keys, keys[1:]), with_picture(values, values[1:]), None)]
+    for number in range(1, kinds):
+        seen = (with_picture(x, x[number : number + 1]) for x in (keys, values))
+        out.append(attention(queries[number], *seen, None))
+    return torch.stack([each.unflatten(0, (parts, -1)) for each in out], dim=1).flatten(0, 2)
 
 
 def mask_rows(mask: Tensor | None, rows: Tensor | slice) -> Tensor | None:

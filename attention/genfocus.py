@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher
-from torch import nn
+from torch import Tensor, nn
 
+from ..optics.focus import Focus
+from ..optics.lens import REFERENCE_SIZE
 from .attend import CALL, Running
 from .conditions import Conditions
 from .install import KEY, hooks_on, install
@@ -17,7 +19,9 @@ from .patches import put
 from .rows import Plan, Row
 from .run import RUN
 
-_LORA = "bokeh_conditions"
+LORA = "bokeh_conditions"
+# The radius that is white in a defocus map (MAX_COC of the reference).
+_WHITE = 100.0
 
 
 class _Positions(NamedTuple):
@@ -70,8 +74,17 @@ def install_conditions(model: ModelPatcher, pieces: list[Piece], conditions: Con
     clone = install(model, None, Plan((0.0,), conditions=conditions))
     if any(any(offset) for offset in conditions.offsets):
         put(clone, "pe_embedder", _Positions(conditions.offsets, hooks_on(clone).running), None)
-    return add_pieces(clone, pieces, _of_condition, _LORA)
+    return add_pieces(clone, pieces, _of_condition, LORA)
 
 
 def _of_condition(row: Row) -> float:
     return float(row.condition is not None)
+
+
+def defocus_map(focus: Focus, row: int) -> Tensor:
+    """The defocus as the reference shows it to its VAE, |K (d - p)| / 100 in 0..1, as an IMAGE [1, H, W, 3].
+
+    The reference encodes these numbers as they are; the host's VAE takes pictures in 0..1 to -1..1 first.
+    """
+    radius = focus.defocus(row).abs() * REFERENCE_SIZE / min(focus.disparity.shape[1:])
+    return ((radius / _WHITE).clamp(0, 1)[None, :, :, None].expand(-1, -1, -1, 3) + 1) / 2

@@ -7,7 +7,7 @@ number for all rows. Here it stays beside the layer, so GGUF and fp8 weights nee
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import comfy.lora
@@ -137,42 +137,70 @@ class LoraModule(nn.Module):
     """The weights of a LoRA, for the host to load, count and offload, and the strengths of the rows that run now.
 
     Attributes:
-        strengths: [B] of the batch in the model; None while LoRAs are off.
+        strengths: of the rows of the batch in the model from the first to the last that have any; None while LoRAs are
+            off.
+        rows: number of these rows' first, and of rows in the batch.
     """
 
     def __init__(self, pieces: list[Piece], network: nn.Module, dtype: torch.dtype):
         super().__init__()
         self.strengths: Tensor | None = None
+        self.rows = 0, 0
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for piece in pieces:
             layer = network.get_submodule(piece.module)
             self.down.append(_layer(piece.down, layer, dtype))
             self.up.append(_layer(piece.up.reshape(*piece.up.shape, *[1] * (piece.down.ndim - 2)), None, dtype))
 
-    def add(self, number: int, columns: tuple[int, int] | None, x: Tensor, out: Tensor) -> Tensor:
-        """Piece ``number`` on a layer's input ``x`` [B, ...], added to what the layer gave: over it, but where one row
-        has served all of the batch."""
-        strengths, up = self.strengths, self.up[number]
-        if x.shape[0] % len(strengths):
-            out = out.expand(len(strengths), *out.shape[1:]).clone()
-        else:
-            strengths = strengths.repeat_interleave(x.shape[0] // len(strengths))
-        low = self.down[number](x)
-        low = low * strengths.to(low).view(-1, *[1] * (low.ndim - 1))
-        target = out
-        if columns is not None:
-            axis = -1 if isinstance(up, nn.Linear) else 1
-            target = out.narrow(axis, *columns)
+    def add(self, pieces: Sequence[tuple[int, tuple[int, int] | None]], x: Tensor, out: Tensor) -> Tensor:
+        """The pieces of a layer (number and columns of each) on its input ``x`` [B, ...], added to what the layer gave:
+        over it, but with gradients and where one row has served all of the batch."""
+        strengths, (first, rows) = self.strengths, self.rows
+        if x.shape[0] % rows:
+            x, out = x.expand(rows, *x.shape[1:]), out.expand(rows, *out.shape[1:]).clone()
+        tiles = x.shape[0] // rows
+        acting = first * tiles, len(strengths) * tiles
+        strengths = strengths.repeat_interleave(tiles)
+        x = x.narrow(0, *acting)
+
+        def low(number: int) -> Tensor:
+            product = self.down[number](x)
+            return product * strengths.to(product).view(-1, *[1] * (product.ndim - 1))
+
+        if torch.is_grad_enabled():
+            # Parts of a split join again at less cost than parts that are written over.
+            before, own, after = out.split((acting[0], acting[1], out.shape[0] - sum(acting)))
+            return torch.cat([before, self._added(low, pieces, own), after])
+        for number, columns in pieces:
+            self._add_over(low(number), self.up[number], columns, out.narrow(0, *acting))
+        return out
+
+    def _added(self, low: Callable[[int], Tensor], pieces: Sequence, own: Tensor) -> Tensor:
+        """The same on rows that all have a strength, as a new tensor."""
+        parts, end = [], 0
+        axis = -1 if isinstance(self.up[pieces[0][0]], nn.Linear) else 1
+        for number, columns in sorted(pieces, key=lambda piece: piece[1] or (0, 0)):
+            start, width = columns or (0, own.shape[axis])
+            if start != end:
+                parts.append(own.new_zeros(()).expand(own.narrow(axis, end, start - end).shape))
+            parts.append(self.up[number](low(number)).to(own))
+            end = start + width
+        if end < own.shape[axis]:
+            parts.append(own.new_zeros(()).expand(own.narrow(axis, end, own.shape[axis] - end).shape))
+        return own + (parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis))
+
+    @staticmethod
+    def _add_over(low: Tensor, up: nn.Module, columns: tuple[int, int] | None, out: Tensor) -> None:
         weight = up.weight
         in_place = isinstance(up, nn.Linear) and out.is_contiguous() and weight.device == low.device
         if in_place and weight.dtype == low.dtype == out.dtype:
             # One pass over the output, where a product of its own would take three.
-            rows = out.view(-1, out.shape[-1])
-            rows = rows if columns is None else rows.narrow(1, *columns)
-            rows.addmm_(low.flatten(0, -2), weight.t())
-            return out
+            flat = out.view(-1, out.shape[-1])
+            flat = flat if columns is None else flat.narrow(1, *columns)
+            flat.addmm_(low.flatten(0, -2), weight.t())
+            return
+        target = out if columns is None else out.narrow(-1 if isinstance(up, nn.Linear) else 1, *columns)
         target.add_(up(low).to(out))
-        return out
 
 
 def _layer(weight: Tensor, like: nn.Module | None, dtype: torch.dtype) -> nn.Module:
@@ -198,8 +226,7 @@ class _Added(NamedTuple):
         def with_lora(x, *args, **kwargs):
             out = forward(x, *args, **kwargs)
             if module.strengths is not None:
-                for number, columns in self.pieces:
-                    out = module.add(number, columns, x, out)
+                out = module.add(self.pieces, x, out)
             return out
 
         return with_lora
@@ -219,7 +246,10 @@ class _Strengths(NamedTuple):
                 return forward(x, *args, **kwargs)
             rows = options[RUN].rows
             strengths = [self.of(rows[number]) for number in options[CALL].numbers]
-            module.strengths = torch.tensor(strengths, device=x.device) if any(strengths) else None
+            acting = [place for place, strength in enumerate(strengths) if strength]
+            if acting:
+                module.rows = acting[0], len(strengths)
+                module.strengths = torch.tensor(strengths[acting[0] : acting[-1] + 1], device=x.device)
             try:
                 return forward(x, *args, **kwargs)
             finally:

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from .attend import CALL, Call, Running, attend
 from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots, rows_may_leave
-from .conditions import GUIDANCE, at_conditions, seeing_of
+from .conditions import GUIDANCE, at_conditions
 from .contents import lay_out, lay_out_mask
 from .dials import check_dial
-from .equations import NO_ANNOTATION, Grounding, annotation
+from .equations import NO_ANNOTATION, Grounding, Seeing, annotation
 from .module import AdapterModule
 from .noise import SharedNoise
 from .reach import Picture, check_reached
@@ -289,7 +289,8 @@ class Hooks:
             if self.names is None:
                 call = call._replace(anywhere=Picture.of(x, context))
             if self.plan.conditions is not None:
-                call = call._replace(seeing=seeing_of(run.rows, turn, len(negative), context.shape[1]))
+                kinds = 1 + len(self.plan.conditions.latents)
+                call = call._replace(seeing=Seeing(len(negative), kinds, context.shape[1]))
             options = {**transformer_options, CALL: call, "optimized_attention_override": attend}
             self.running.options = options
             if len(turn) == len(run.rows):

@@ -40,6 +40,8 @@ FILLERS = frozenset(
     (
         *("a", "an", "the", "of", "in", "on", "at", "by", "to", "and", "with"),
         *("before", "behind", "front", "against", "background", "photo", "picture"),
+        # Of the prompts of Genfocus.
+        *("everything", "focus", "excellent", "large", "aperture"),
     )
 )
 TOKENS = 8

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.conditions import Conditions
-from ..attention.genfocus import install_conditions
+from ..attention.genfocus import defocus_map, install_conditions
 from ..attention.lora import Piece, read_pieces
 from ..optics.check import check_finite
 from ..optics.focus import Focus
@@ -22,8 +22,6 @@ from .schema import ADAPTER, FOCUS, SWEEP, schema, validation
 # Tokens that the pre-deblurred picture stands to the right of the photo in the reference.
 _ASIDE = (0, 32)
 _HERE = (0, 0)
-# The radius that is white in a defocus map (MAX_COC of the reference).
-_WHITE = 100.0
 # Pixels of a token's side.
 _PATCH = 16
 
@@ -158,15 +156,6 @@ class BokehRefocus(io.ComfyNode):
         conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene)
         latent = {"samples": torch.zeros_like(maps)} | ({"batch_index": [0] * count} if one_scene else {})
         return io.NodeOutput(install_conditions(model, pieces, conditions), latent, sweep)
-
-
-def defocus_map(focus: Focus, row: int) -> Tensor:
-    """The defocus as the reference shows it to its VAE, |K (d - p)| / 100 in 0..1, as an IMAGE [1, H, W, 3].
-
-    The reference encodes these numbers as they are; the host's VAE takes pictures in 0..1 to -1..1 first.
-    """
-    radius = focus.defocus(row).abs() * 512 / min(focus.disparity.shape[1:])
-    return ((radius / _WHITE).clamp(0, 1)[None, :, :, None].expand(-1, -1, -1, 3) + 1) / 2
 
 
 def _pieces(model, adapter, vae) -> list[Piece]:

@@ -62,6 +62,9 @@ class Network:
         self.weights: dict[str, nn.Parameter] = self.module.named_weights()
         self.places = block_places(model, self.adapter)
         self.clone = adapt(model, self.adapter, self.module, self.places)
+        self._pass_gradients(checkpointing)
+
+    def _pass_gradients(self, checkpointing: bool) -> None:
         network = self.clone.model.diffusion_model
         family = find(network)
         self.guided = family.guided
@@ -70,6 +73,10 @@ class Network:
             # last block of all.
             name = f"diffusion_model.{block}.forward"
             self.clone.add_object_patch(name, _with_gradients(self.clone.get_model_object(name), checkpointing))
+
+    def proofs(self) -> list[nn.Parameter]:
+        """The weights that have a gradient from the first step on where gradients pass through every block."""
+        return [weight for name, weight in self.weights.items() if name.endswith(".v.up.weight")]
 
     @contextmanager
     def ready(self) -> Iterator[None]:

@@ -39,6 +39,8 @@ BACKGROUND_COLOURS = {
     "plum": ((0.14, 0.05, 0.15), (0.78, 0.58, 0.78)),
     "navy": ((0.04, 0.06, 0.18), (0.58, 0.66, 0.84)),
 }
+# How far an object out of focus reaches beyond its box, in px: the largest disc and its soft edge.
+REACH = 8
 # The highest blur that is called so.
 BLUR_WORDS = (
     (4.0, "sharp"),
@@ -198,20 +200,28 @@ def _reduce(maps: Tensor, factor: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(maps, factor)
 
 
-def render(props: Props, scene: Scene, blurs: Tensor) -> Tensor:
+def render(props: Props, scene: Scene, blurs: Tensor, planes: Tensor | None = None) -> Tensor:
     """Pictures of scenes, [n, H, W, 3] sRGB in 0..1, scene i at ``blurs[i]``.
 
-    The object is in focus and the background at a disparity difference of 1. The same pictures as
-    ``render_layers`` gives, but only the brightness of the backgrounds is blurred: their colour follows it.
+    The background is at disparity 0 and the object at 1; ``planes`` [n] are the disparities in focus, the objects' by
+    default. The same pictures as ``render_layers`` gives, but only the brightness of the backgrounds is blurred: their
+    colour follows it.
     """
     objects, coverage = props.objects
-    radii = disc_radius(blurs, torch.ones(()), SIZE)
+    before = torch.ones_like(blurs) if planes is None else planes
+    radii = disc_radius(blurs, before, SIZE)
     dark, more = (tone[scene.ground, scene.pattern][..., None, None] for tone in props.grounds)
     light = (dark + spread_periodic(_brightness(props, scene), radii) * more).movedim(1, -1).contiguous()
-    rows, columns = _box(scene)
+    cover = coverage[scene.shape]
+    parts = torch.cat([cover * objects[scene.colour, scene.shape], cover], dim=1)
+    reach = 0 if planes is None else REACH
+    if reach:
+        parts = torch.nn.functional.pad(parts, [reach] * 4)
+        parts = spread_periodic(parts, disc_radius(blurs, 1 - before, SIZE))
+    parts = parts.movedim(1, -1)
+    rows, columns = _box(scene, reach)
     box = torch.arange(len(blurs))[:, None, None], rows, columns
-    cover = coverage[scene.shape].movedim(1, -1)
-    light[box] = light[box] * (1 - cover) + cover * objects[scene.colour, scene.shape].movedim(1, -1)
+    light[box] = light[box] * (1 - parts[..., 3:]) + parts[..., :3]
     return light.clamp_(0, 1).pow_(1 / DISPLAY_GAMMA)
 
 
@@ -223,9 +233,9 @@ def subject_masks(props: Props, scene: Scene) -> Tensor:
     return masks
 
 
-def _box(scene: Scene) -> tuple[Tensor, Tensor]:
-    """Pixel rows [n, 48, 1] and columns [n, 1, 48] of the object's box."""
-    steps = torch.arange(BOX)
+def _box(scene: Scene, reach: int = 0) -> tuple[Tensor, Tensor]:
+    """Pixel rows [n, 48, 1] and columns [n, 1, 48] of the object's box, larger by ``reach`` on every side."""
+    steps = torch.arange(-reach, BOX + reach)
     return (GRID * scene.row)[:, None, None] + steps[:, None], (GRID * scene.column)[:, None, None] + steps
 
 

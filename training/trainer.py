@@ -90,7 +90,7 @@ class Trainer:
         self._stopping = self._updating = False
         self._held_out_units: list[Unit] = []
         with gradients():
-            self.network = Network(model, new_adapter(model, recipe), recipe.autocast, recipe.checkpointing)
+            self.network = self._network(model)
             self.weights = self.network.weights
             self.average = self._copy(self.weights) if recipe.average else None
             self.best: dict[str, Tensor] | None = None
@@ -156,10 +156,22 @@ class Trainer:
 
     def adapter(self) -> Adapter:
         """The best adapter by held-out loss, or the present one before the first measurement."""
+        return Adapter(self.network.adapter.settings, self._result(), self._name)
+
+    def _network(self, model: ModelPatcher) -> Network:
+        return Network(model, new_adapter(model, self.recipe), self.recipe.autocast, self.recipe.checkpointing)
+
+    @property
+    def _name(self) -> str:
+        return self.folder.name if self.folder else "trained adapter"
+
+    def _result(self) -> dict[str, Tensor]:
         tensors = self.best or self.average or self.weights
-        settings, name = self.network.adapter.settings, self.folder.name if self.folder else "trained adapter"
         with gradients():
-            return Adapter(settings, {key: tensor.detach().clone().cpu() for key, tensor in tensors.items()}, name)
+            return {key: tensor.detach().clone().cpu() for key, tensor in tensors.items()}
+
+    def _write(self, path: Path) -> None:
+        write_adapter(self.adapter(), path)
 
     def save(self) -> None:
         """Write the checkpoint, from the first process only."""
@@ -229,8 +241,7 @@ class Trainer:
         except (RuntimeError, TypeError, AttributeError, AssertionError, LookupError) as error:
             said = str(error).partition("\n")[0] or type(error).__name__
             raise self.network.refusal(f"a step of it ended with: {said}") from error
-        values = [weight for name, weight in self.weights.items() if name.endswith(".v.up.weight")]
-        reached = all(weight.grad is not None and weight.grad.any() for weight in values)
+        reached = all(weight.grad is not None and weight.grad.any() for weight in self.network.proofs())
         self.optimizer.zero_grad()
         if cut or not reached:
             raise self.network.refusal(f"no gradient passes through {cut[0] if cut else 'some of its blocks'}")
@@ -238,12 +249,7 @@ class Trainer:
     def _held_out(self) -> list[Unit]:
         if not self._held_out_units:
             with torch.no_grad():
-                count = self.recipe.held_out_units
-                self._held_out_units = [
-                    unit
-                    for number in range(count)
-                    for unit in draw_units(self.recipe, self.data, 0, number, held_out=True)
-                ]
+                self._held_out_units = self._units(0, range(self.recipe.held_out_units), held_out=True)
             self.network.load(tuple(self._held_out_units[0].latents.shape))
         return self._held_out_units
 
@@ -254,8 +260,7 @@ class Trainer:
         total = torch.zeros((), device=self.network.device)
         for turn in range(recipe.accumulate):
             first = (turn * self.processes.size + self.processes.rank) * share
-            units = self._draw(range(first, first + share))
-            for unit in join(units):
+            for unit in self._draw(range(first, first + share)):
                 part = self._loss(unit) / (recipe.batch * recipe.accumulate)
                 part.backward()
                 total += part.detach()
@@ -277,9 +282,13 @@ class Trainer:
 
     def _draw(self, numbers: range) -> list[Unit]:
         with torch.no_grad():
-            units = [unit for number in numbers for unit in draw_units(self.recipe, self.data, self.step, number)]
+            units = self._units(self.step, numbers)
         self.network.load((self.recipe.batch, *units[0].latents.shape[1:]))
         return units
+
+    def _units(self, step: int, numbers: range, held_out: bool = False) -> list[Unit]:
+        units = [unit for number in numbers for unit in draw_units(self.recipe, self.data, step, number, held_out)]
+        return units if held_out else join(units)
 
     def _loss(self, unit: Unit) -> Tensor:
         """Sum over the rows of the mean squared error, each by its weight."""
@@ -305,13 +314,13 @@ class Trainer:
         units = self._held_out()
         with torch.no_grad(), self._averaged():
             losses = [float(self._loss(unit)) for unit in units]
-        loss = math.fsum(losses) / sum(len(unit.pivots) for unit in units)
+        loss = math.fsum(losses) / sum(len(unit.latents) for unit in units)
         best = all(loss < before for _, before in self.held_out)
         self.held_out.append((self.step, loss))
         if best:
             self.best = self._copy(self.average or self.weights)
             if self.step and self.folder is not None and self.processes.rank == 0:
-                write_adapter(self.adapter(), self.folder / BEST)
+                self._write(self.folder / BEST)
         return loss, best
 
     @contextmanager

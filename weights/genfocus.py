@@ -8,12 +8,16 @@ Which modules a file holds is read from the file. What tells it from an ordinary
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import whole_file
 from .settings import AdapterError
 
 _KEY = re.compile(r"transformer\.(.+)\.lora_[AB](\.default)?\.weight")
@@ -52,3 +56,15 @@ def build_genfocus(tensors: Mapping[str, Tensor], source: str) -> Genfocus:
         if not (down.float().isfinite().all() and up.float().isfinite().all()):
             raise AdapterError(f"{source}: {name[:200]} holds NaN or infinite values. Get the file again.")
     return Genfocus(dict(tensors), source)
+
+
+def write_genfocus(genfocus: Genfocus, path: str | os.PathLike[str], dtype: torch.dtype) -> None:
+    """Write such a file under its own names; pairs that are zero act on nothing and are left out.
+
+    The file appears under its name complete or not at all. Raises OSError when the disk refuses.
+    """
+    idle = {name for name, tensor in genfocus.tensors.items() if ".lora_B" in name and not tensor.any()}
+    idle |= {name.replace(".lora_B", ".lora_A") for name in idle}
+    kept = {name: tensor.to(dtype).contiguous() for name, tensor in genfocus.tensors.items() if name not in idle}
+    with whole_file(path) as unfinished:
+        save_file(kept, unfinished)

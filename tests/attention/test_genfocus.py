@@ -8,8 +8,8 @@ import pytest
 import torch
 from flux import Golden, build_flux, conditioning, relative_error, run_node, sample
 
-from bokeh.attention.conditions import Conditions, seeing_of
-from bokeh.nodes.genfocus import defocus_map
+from bokeh.attention.conditions import Conditions
+from bokeh.attention.genfocus import defocus_map
 from bokeh.optics.focus import Focus
 
 TOLERANCE = 1e-5
@@ -99,7 +99,6 @@ def test_turns_keep_a_picture_with_its_conditions():
     rows = Conditions((latent, latent), ((0, 0), (0, 0))).arrange(3)
     assert rows.turns(2) == [[0, 1, 3, 4, 6, 7], [2, 5, 8]]
     assert rows.turns(0, grounded=False, all_rows=False) == [list(range(9))]
-    assert seeing_of(rows, [2, 5, 8], 2, 5) == ([0, 3], ([1, 4], [2, 5]), 5)
 
 
 def test_a_defocus_map_reaches_the_vae_as_the_reference_gives_it():

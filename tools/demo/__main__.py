@@ -1,9 +1,9 @@
 """Makes the demonstration model and measures it: `python tools/demo base --work FOLDER` and `... judge`.
 
 `base` trains the transformer and writes it with its image codec; the adapter is trained on that by
-`python tools/train.py --demo`. `judge` prints how good both are, on prompts and seeds held out of training. Sets up
-the host like the other tools, then runs itself inside its environment: apart from the first lines not standard
-library only.
+`python tools/train.py --demo`, the two LoRAs of the virtual camera by `conditions`. `judge` and its like print how good
+they are, on prompts and seeds held out of training. Sets up the host like the other tools, then runs itself inside its
+environment: apart from the first lines not standard library only.
 """
 
 from __future__ import annotations
@@ -201,6 +201,43 @@ def stages(options: argparse.Namespace) -> int:
     return 0
 
 
+def conditions(options: argparse.Namespace) -> int:
+    """Train a condition LoRA, going on from what is in the work folder."""
+    import torch
+
+    from bokeh.demo.load import load_demo
+    from bokeh.tools.demo.camera import RECIPE
+    from bokeh.training.conditions import ConditionTrainer
+    from bokeh.training.refocus import SceneExamples
+    from bokeh.training.trainer import BEST
+
+    torch.set_grad_enabled(False)
+    demo = load_demo(options.demo)
+    examples = SceneExamples(options.kind, demo.vae, demo.clip, demo.model)
+    recipe = dataclasses.replace(RECIPE, seed=options.seed)
+    trainer = ConditionTrainer(demo.model, examples, recipe, options.work / options.kind)
+    first, started = trainer.step, time.process_time()
+    said = time.monotonic()
+
+    def on_step(progress: Any) -> None:
+        nonlocal said
+        if time.monotonic() - said > LINE_SECONDS or progress.held_out is not None:
+            said = time.monotonic()
+            recent = trainer.losses[-50:]
+            pace = (time.process_time() - started) / (progress.step - first)
+            held_out = "" if progress.held_out is None else f"  held out {progress.held_out:.4f}"
+            line = f"step {progress.step}/{progress.steps}  loss {sum(recent) / len(recent):.4f}{held_out}"
+            print(f"{line}  {pace:.2f} s of a core a step", flush=True)
+
+    try:
+        trainer.run(options.steps, on_step, measure_every=options.measure_every, save_every=options.measure_every)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.")
+        return 130
+    print(f"The best so far: {options.work / options.kind / BEST}")
+    return 0
+
+
 def _demo(options: argparse.Namespace, **settings: float):
     import torch
 
@@ -241,6 +278,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
     making.set_defaults(command=base)
+    camera = commands.add_parser("conditions", help="train a LoRA of the virtual camera")
+    camera.add_argument("kind", choices=("all_in_focus", "refocus"))
+    camera.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
+    camera.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoint and LoRA go")
+    camera.add_argument("--steps", type=int, default=2000)
+    camera.add_argument("--measure-every", type=int, default=100, metavar="N", help="steps; default: 100")
+    camera.add_argument("--seed", type=int, default=0)
+    camera.set_defaults(command=conditions)
     for name, command, cases, text in (
         ("judge", judge, 64, "measure model and adapter"),
         ("photos", photos, 16, "measure pivots from a latent, and inversion"),
