@@ -37,7 +37,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_pictures_equal_the_layered_renderer(props):
+@pytest.mark.parametrize("planes", [None, torch.tensor([1.0, 0.0, 0.4, 0.0, 0.7, 0.0])])
+def test_pictures_equal_the_layered_renderer(props, planes):
     scene, blurs = draw_scenes(generator(), 6), torch.tensor([0.0, 3.0, 9.5, 15.0, 22.0, 30.0])
     margin = GRID
     side = SIZE + 2 * margin
@@ -53,11 +54,12 @@ def test_pictures_equal_the_layered_renderer(props):
         box = (..., slice(top, top + BOX), slice(left, left + BOX))
         colours[i, 1][box] = props.objects[0][scene.colour[i], scene.shape[i]]
         alphas[i, 1][box] = props.objects[1][scene.shape[i]]
-    radii = torch.stack([disc_radius(blurs, torch.ones(()), SIZE), torch.zeros(6)], 1)
+    near = torch.ones(6) if planes is None else planes
+    radii = torch.stack([disc_radius(blurs, near, SIZE), disc_radius(blurs, 1 - near, SIZE)], 1)
     light = render_layers(colours, alphas, radii, margin)
     expected = light.clamp(0, 1).pow(1 / DISPLAY_GAMMA).movedim(1, -1)
     # Compared as light: the display curve is infinitely steep at black.
-    ours = render(props, scene, blurs)
+    ours = render(props, scene, blurs, planes)
     torch.testing.assert_close(ours.pow(DISPLAY_GAMMA), expected.pow(DISPLAY_GAMMA), atol=1e-5, rtol=0)
 
 
