@@ -7,6 +7,7 @@ text, the picture and itself. So it is the machinery of grounding, rows that loo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .rows import Row, Rows
+from .tiles import corners
 
 # The guidance that the reference gives to conditions (`c_guidance`).
 GUIDANCE = 1.0
@@ -27,11 +29,13 @@ class Conditions:
         latents: for each condition [1 or n, C, h, w] for n pictures, clean, as the VAE gives them.
         offsets: for each condition how many tokens down and to the right of the picture's its own positions stand.
         one_scene: whether the pictures are one scene, which starts from one noise.
+        tiled: whether large pictures go through the model in tiles.
     """
 
     latents: tuple[Tensor, ...]
     offsets: tuple[tuple[int, int], ...]
     one_scene: bool = False
+    tiled: bool = False
 
     def arrange(self, pictures: int) -> Rows:
         """The pictures, then the first condition of each, the second of each, ...
@@ -55,6 +59,10 @@ class Conditions:
             ]
         return Rows(tuple(table), pinned=True)
 
+    def in_tiles(self, latent: Sequence[int]) -> bool:
+        """Whether latents of the shape [..., h, w] go through the model in tiles."""
+        return self.tiled and bool(corners(*latent[-2:]))
+
     def given(self, pictures: int) -> Tensor:
         """The latents of the rows that ``arrange`` adds."""
         return torch.cat([latent.expand(pictures, *latent.shape[1:]) for latent in self.latents])
@@ -71,7 +79,11 @@ class Conditions:
 
 
 def at_conditions(value: Any, rows: Rows, numbers: tuple[int, ...], to: float) -> Any:
-    """A tensor with one entry a row of the batch, with ``to`` where a row is a condition."""
+    """A tensor with one entry a row of the batch, in lists and dicts too, with ``to`` where a row is a condition."""
+    if isinstance(value, dict):
+        return {name: at_conditions(entry, rows, numbers, to) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(at_conditions(entry, rows, numbers, to) for entry in value)
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     places = [place for place, number in enumerate(numbers) if rows[number].condition is not None]

@@ -35,6 +35,7 @@ from .module import AdapterModule
 from .noise import SharedNoise
 from .reach import Picture, check_reached
 from .rows import Plan, Rows, Trajectory, arrange, grounding_steps
+from .tiles import SIDE, in_tiles, report
 from .turns import Watch, expand, fitting, grounding_of, smaller, step_cache_refused, take, tiles_in
 
 RUN = "bokeh_run"
@@ -124,10 +125,11 @@ class Hooks:
         if rows.pinned:
             check_sampler(sampler)
         at_once, cached = self.plan.rows_at_once, has_step_cache(guider.model_options)
-        if cached and len(rows.turns(at_once)) > 1:
-            raise ValueError(step_cache_refused(at_once))
+        tiled = self._tiled(noise)
+        if cached and (tiled or len(rows.turns(at_once)) > 1):
+            raise ValueError(step_cache_refused(at_once, tiled))
         may_leave = rows_may_leave(sampler, guider.model_options, guider.model_patcher)
-        run = Run(rows, Watch(at_once), at_once, automatic=not (at_once or cached), rows_may_leave=may_leave)
+        run = Run(rows, Watch(at_once, tiled), at_once, automatic=not (at_once or cached), rows_may_leave=may_leave)
         if tuple(range(len(rows))) != rows.noise:
             noise = noise[list(rows.noise)]
             run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
@@ -162,7 +164,8 @@ class Hooks:
         run: Run | None = ((model_options or {}).get("transformer_options") or {}).get(RUN)
         if run is not None:
             # Memory follows the rows that go through the model together, pivots among them.
-            noise_shape = (max(map(len, run.rows.turns(run.rows_at_once))), *noise_shape[1:])
+            sides = (SIDE, SIDE) if run.watch.tiled else noise_shape[-2:]
+            noise_shape = (max(map(len, run.rows.turns(run.rows_at_once))), *noise_shape[1:-2], *sides)
         return executor(model, noise_shape, conds, model_options=model_options, **kwargs)
 
     def sampler_sample(self, executor, guider, sigmas, extra_args, *args, **kwargs):
@@ -239,7 +242,8 @@ class Hooks:
         negative = tuple(by_list[role] if by_list else role == 1 for role in roles)
         # A node that cuts the picture into tiles stacks them tile by tile, each with all its parts.
         negative = negative * tiles_in(x.shape[0], len(roles), len(run.rows))
-        grounded = bool(t[0].item() > run.last_grounded_sigma)
+        sigma = t[0].item()
+        grounded = sigma > run.last_grounded_sigma
         if self.plan.conditions is not None:
             numbers = tuple(range(len(run.rows))) * len(negative)
             t = at_conditions(t, run.rows, numbers, 0.0)
@@ -247,20 +251,21 @@ class Hooks:
                 name: at_conditions(value, run.rows, numbers, GUIDANCE) if name == "guidance" else value
                 for name, value in kwargs.items()
             }
+            # A ControlNet guides the picture, not what it is made from.
+            control = at_conditions(control, run.rows, numbers, 0.0)
+        tiled = self._tiled(x)
         if run.automatic and not run.checked and not run.rows_at_once:
-            run.rows_at_once = fitting(run.rows, len(negative), x.shape[1:], executor.class_obj, x.device)
+            shape = (*x.shape[1:-2], SIDE, SIDE) if tiled else x.shape[1:]
+            run.rows_at_once = fitting(run.rows, len(negative), shape, executor.class_obj, x.device)
+
+        def call(inputs: tuple) -> Tensor:
+            return self._in_turns(executor, run, negative, grounded, inputs, transformer_options, kwargs)
+
+        inputs, on_tile = (x, t, c_concat, c_crossattn, control), report(transformer_options, sigma)
         while True:
             try:
                 with run.shared_noise.paused() if run.shared_noise else nullcontext(), self.running:
-                    return self._in_turns(
-                        executor,
-                        run,
-                        negative,
-                        grounded,
-                        (x, t, c_concat, c_crossattn, control),
-                        transformer_options,
-                        kwargs,
-                    )
+                    return in_tiles(call, inputs, on_tile) if tiled else call(inputs)
             except comfy.model_management.OOM_EXCEPTION:
                 fewer = smaller(run.rows, run.rows_at_once)
                 if not run.automatic or fewer == run.rows_at_once:
@@ -269,6 +274,9 @@ class Hooks:
             comfy.model_management.soft_empty_cache()
             logging.info("Bokeh: memory ran out; from here on %s pictures of the sweep go together.", fewer)
             run.rows_at_once = fewer
+
+    def _tiled(self, latent: Tensor) -> bool:
+        return self.plan.conditions is not None and self.plan.conditions.in_tiles(latent.shape)
 
     def _in_turns(
         self,
@@ -306,7 +314,7 @@ class Hooks:
                 # Rows that nobody looks at any more stay as they are.
                 out = x.to(part, copy=True) if out is None else out
                 out[index] = part
-            if len(turns) > 1:
+            if run.watch.tiled or len(turns) > 1:
                 run.watch.check(transformer_options, call.reached)
             run.reached |= call.reached
         return out

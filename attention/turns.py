@@ -95,8 +95,8 @@ class Watch:
     is early enough to stop.
     """
 
-    def __init__(self, rows_at_once: int):
-        self.rows_at_once = rows_at_once  # as the user has it
+    def __init__(self, rows_at_once: int, tiled: bool = False):
+        self.rows_at_once, self.tiled = rows_at_once, tiled  # as the user has it
         self.reached: dict[Any, set[int]] = {}
 
     @contextmanager
@@ -112,7 +112,7 @@ class Watch:
             uneven = len({len(turn) for turn in turns}) > 1
             if not (uneven and self.reached) or isinstance(error, comfy.model_management.OOM_EXCEPTION):
                 raise
-            raise ValueError(step_cache_refused(self.rows_at_once)) from error
+            raise ValueError(step_cache_refused(self.rows_at_once, self.tiled)) from error
 
     def check(self, options: dict[str, Any], reached: set[int]) -> None:
         """After a turn in which attention was called at the places ``reached``.
@@ -127,15 +127,21 @@ class Watch:
             *((name, *sorted(map(str, replaced[name]))) for name in sorted(replaced)),
         )
         if self.reached.setdefault(kind, reached) - reached:
-            raise ValueError(step_cache_refused(self.rows_at_once))
+            raise ValueError(step_cache_refused(self.rows_at_once, self.tiled))
 
 
-def step_cache_refused(rows_at_once: int) -> str:
-    """Why turns are refused, for the user's ``rows_at_once``; 0 where memory is too small for all pictures."""
-    why = f"rows_at_once {rows_at_once}" if rows_at_once else "a memory too small for all of them"
-    what = "Set rows_at_once of Bokeh Sweep to 0, or take the cache out." if rows_at_once else "Take the cache out."
+def step_cache_refused(rows_at_once: int, tiled: bool = False) -> str:
+    """Why turns are refused, for the user's ``rows_at_once`` (0: memory is too small for all pictures), and tiles."""
+    if tiled:
+        why, what = "a large photo goes through the model in tiles", "tile"
+        advice = "Switch tiles off, or take the cache out."
+    else:
+        why = f"rows_at_once {rows_at_once}" if rows_at_once else "a memory too small for all of them"
+        why, what = f"{why} sends the pictures through the model in turns", "turn"
+        advice = (
+            "Set rows_at_once of Bokeh Sweep to 0, or take the cache out." if rows_at_once else "Take the cache out."
+        )
     return (
         "Another node reuses results of earlier steps (EasyCache, TeaCache, first block cache and their like), but "
-        f"{why} sends the pictures through the model in turns, and the cache would take one turn's pictures for "
-        f"another's. {what}"
+        f"{why}, and the cache would take one {what}'s pictures for another's. {advice}"
     )

@@ -28,6 +28,14 @@ _PATCH = 16
 _MODEL = "FLUX.1-dev, in any form that loads as native FLUX."
 _PHOTO = "The photo. Its sides are cut to multiples of 16 px."
 _VAE = "FLUX's VAE, for the photo."
+_TILES = io.Boolean.Input(
+    "tiles",
+    default=True,
+    tooltip="On: a photo of at least 512 px a side goes through the model in overlapping tiles of 512 px, as Genfocus "
+    "does and was trained: the memory of a photo of 512 px, but more work, 9 tiles or 2.25 times the pixels at "
+    "1024 x 1024. Off: the whole photo at once: memory grows with it, and above about 1000 px the authors warn of "
+    "artifacts.",
+)
 
 
 class BokehAllInFocus(io.ComfyNode):
@@ -51,6 +59,7 @@ class BokehAllInFocus(io.ComfyNode):
                     tooltip="For deblurNet_with_pre_deblur, which sees two pictures: one that another program has "
                     "deblurred, black where there is none, and the photo. Off for deblurNet.",
                 ),
+                _TILES,
                 io.Image.Input(
                     "deblurred",
                     optional=True,
@@ -64,7 +73,7 @@ class BokehAllInFocus(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, adapter, vae, image, pre_deblur: bool, deblurred=None) -> io.NodeOutput:
+    def execute(cls, model, adapter, vae, image, pre_deblur: bool, tiles: bool = True, deblurred=None) -> io.NodeOutput:
         photo = _cut(image)
         pictures, offsets = [photo], [_HERE]
         if pre_deblur:
@@ -79,7 +88,11 @@ class BokehAllInFocus(io.ComfyNode):
             raise ValueError("A deblurred picture is connected, but pre_deblur is off. Switch it on, or disconnect it.")
         pieces = _pieces(model, adapter, vae)
         latents = tuple(vae.encode(picture) for picture in pictures)
-        conditioned = install_conditions(model, pieces, Conditions(latents, tuple(offsets)))
+        # In tiles the reference gives all of them the same positions.
+        conditions = Conditions(latents, tuple(offsets), tiled=tiles)
+        if conditions.in_tiles(latents[-1].shape):
+            conditions = replace(conditions, offsets=(_HERE,) * len(latents))
+        conditioned = install_conditions(model, pieces, conditions)
         return io.NodeOutput(conditioned, {"samples": torch.zeros_like(latents[-1])})
 
 
@@ -107,6 +120,7 @@ class BokehRefocus(io.ComfyNode):
                     tooltip="Empty for the blur of Bokeh Focus; or several as in Bokeh Sweep, 0, 5, 15, 30 or 0..30/7: "
                     "one picture for each, in place of it.",
                 ),
+                _TILES,
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
@@ -120,7 +134,7 @@ class BokehRefocus(io.ComfyNode):
         return validation(parse_blurs, blurs) if blurs and blurs.strip() else True
 
     @classmethod
-    def execute(cls, model, adapter, vae, image, focus: Focus, blurs: str = "") -> io.NodeOutput:
+    def execute(cls, model, adapter, vae, image, focus: Focus, blurs: str = "", tiles: bool = True) -> io.NodeOutput:
         pieces = _pieces(model, adapter, vae)
         sweep = focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
         if blurs.strip():
@@ -153,7 +167,7 @@ class BokehRefocus(io.ComfyNode):
             maps.append(vae.encode(_cut(defocus_map(focus, row))))
             bar.update(1)
         maps = torch.cat(maps)
-        conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene)
+        conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene, tiles)
         latent = {"samples": torch.zeros_like(maps)} | ({"batch_index": [0] * count} if one_scene else {})
         return io.NodeOutput(install_conditions(model, pieces, conditions), latent, sweep)
 
