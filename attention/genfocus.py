@@ -9,7 +9,6 @@ from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..optics.focus import Focus
 from ..optics.lens import REFERENCE_SIZE
 from .attend import CALL, Running
 from .conditions import Conditions
@@ -81,10 +80,13 @@ def _of_condition(row: Row) -> float:
     return float(row.condition is not None)
 
 
-def defocus_map(focus: Focus, row: int) -> Tensor:
+def defocus_map(radius: Tensor) -> Tensor:
     """The defocus as the reference shows it to its VAE, |K (d - p)| / 100 in 0..1, as an IMAGE [1, H, W, 3].
 
     The reference encodes these numbers as they are; the host's VAE takes pictures in 0..1 to -1..1 first.
+
+    Args:
+        radius: of each pixel's disc of light in px of the picture, [H, W], of either sign.
     """
-    radius = focus.defocus(row).abs() * REFERENCE_SIZE / min(focus.disparity.shape[1:])
-    return ((radius / _WHITE).clamp(0, 1)[None, :, :, None].expand(-1, -1, -1, 3) + 1) / 2
+    at_512 = radius.abs() * REFERENCE_SIZE / min(radius.shape)
+    return ((at_512 / _WHITE).clamp(0, 1)[None, :, :, None].expand(-1, -1, -1, 3) + 1) / 2

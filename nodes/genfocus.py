@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,6 +16,7 @@ from ..attention.genfocus import defocus_map, install_conditions
 from ..attention.lora import Piece, read_pieces
 from ..optics.check import check_finite
 from ..optics.focus import Focus
+from ..optics.lens import REFERENCE_SIZE
 from ..sweep.values import Sweep, parse_blurs
 from ..weights.genfocus import Genfocus
 from .schema import ADAPTER, FOCUS, SWEEP, schema, validation
@@ -109,11 +111,6 @@ class BokehRefocus(io.ComfyNode):
                 ADAPTER.Input("adapter", tooltip="From Load Bokeh Adapter: bokehNet of Genfocus."),
                 io.Vae.Input("vae", tooltip=_VAE),
                 io.Image.Input("image", tooltip=f"{_PHOTO} Sharp all over, as Bokeh All in Focus makes it."),
-                FOCUS.Input(
-                    "focus",
-                    tooltip="From Bokeh Focus. Their K is the blur here in a picture of 512 px on its short side: a "
-                    "disc of 100 px is white in their map of the defocus.",
-                ),
                 io.String.Input(
                     "blurs",
                     default="",
@@ -121,6 +118,18 @@ class BokehRefocus(io.ComfyNode):
                     "one picture for each, in place of it.",
                 ),
                 _TILES,
+                FOCUS.Input(
+                    "focus",
+                    optional=True,
+                    tooltip="From Bokeh Focus. Their K is the blur here in a picture of 512 px on its short side: a "
+                    "disc of 100 px is white in their map of the defocus.",
+                ),
+                io.Mask.Input(
+                    "defocus",
+                    optional=True,
+                    tooltip="In place of the focus, a map of your own: the radius of each pixel's disc of light in "
+                    "pixels of the photo, as the defocus output of Bokeh Focus and Bokeh Render has it.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Goes into the sampler."),
@@ -134,26 +143,25 @@ class BokehRefocus(io.ComfyNode):
         return validation(parse_blurs, blurs) if blurs and blurs.strip() else True
 
     @classmethod
-    def execute(cls, model, adapter, vae, image, focus: Focus, blurs: str = "", tiles: bool = True) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        adapter,
+        vae,
+        image,
+        blurs: str = "",
+        tiles: bool = True,
+        focus: Focus | None = None,
+        defocus: Tensor | None = None,
+    ) -> io.NodeOutput:
         pieces = _pieces(model, adapter, vae)
-        sweep = focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
-        if blurs.strip():
-            values = parse_blurs(blurs)
-            if len(focus) > 1 and len(values) > 1:
-                raise ValueError(
-                    f"Bokeh Focus gives {len(focus)} planes and {len(values)} blurs were asked for, but one picture "
-                    "shows one of each. Choose one plane, or leave blurs empty."
-                )
-            count = max(len(focus), len(values))
-            plane, blur = focus.plane.expand(count), focus.plane.new_tensor(values).expand(count)
-            focus = replace(focus, plane=plane, blur=blur)
-            sweep = focus.sweep if len(values) == 1 and focus.swept else Sweep(tuple(blur.tolist()))
-        count = len(focus)
-        if focus.disparity.shape[1:] != image.shape[1:3]:
-            height, width = focus.disparity.shape[1:]
+        by_focus = focus is not None and defocus is None
+        radii, sweep, size = _of_focus(focus, blurs) if by_focus else _of_map(defocus, focus, blurs)
+        count = len(sweep.values)
+        if size != image.shape[1:3]:
             raise ValueError(
-                f"The focus is for a picture of {width} x {height}, but the photo is {_size(image)}. Connect the same "
-                "picture to Bokeh Focus."
+                f"The {'focus' if by_focus else 'defocus map'} is for a picture of {size[1]} x {size[0]}, but the photo "
+                f"is {_size(image)}. Connect the same picture to Bokeh Focus."
             )
         if len(image) not in (1, count):
             raise ValueError(
@@ -164,12 +172,49 @@ class BokehRefocus(io.ComfyNode):
         bar, maps = ProgressBar(count), []
         for row in range(count):
             throw_exception_if_processing_interrupted()
-            maps.append(vae.encode(_cut(defocus_map(focus, row))))
+            maps.append(vae.encode(_cut(defocus_map(radii(row)))))
             bar.update(1)
         maps = torch.cat(maps)
         conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene, tiles)
         latent = {"samples": torch.zeros_like(maps)} | ({"batch_index": [0] * count} if one_scene else {})
         return io.NodeOutput(install_conditions(model, pieces, conditions), latent, sweep)
+
+
+# The radius map [H, W] of a picture by its number, the sweep, and height and width.
+_Radii = tuple[Callable[[int], Tensor], Sweep, tuple[int, int]]
+
+
+def _of_focus(focus: Focus, blurs: str) -> _Radii:
+    sweep = focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
+    if blurs.strip():
+        values = parse_blurs(blurs)
+        if len(focus) > 1 and len(values) > 1:
+            raise ValueError(
+                f"Bokeh Focus gives {len(focus)} planes and {len(values)} blurs were asked for, but one picture "
+                "shows one of each. Choose one plane, or leave blurs empty."
+            )
+        count = max(len(focus), len(values))
+        plane, blur = focus.plane.expand(count), focus.plane.new_tensor(values).expand(count)
+        focus = replace(focus, plane=plane, blur=blur)
+        sweep = focus.sweep if len(values) == 1 and focus.swept else Sweep(tuple(blur.tolist()))
+    return focus.defocus, sweep, tuple(focus.disparity.shape[1:])
+
+
+def _of_map(defocus: Tensor | None, focus: Focus | None, blurs: str) -> _Radii:
+    if defocus is None:
+        raise ValueError(
+            "Nothing says how far each thing is. Connect the focus of Bokeh Focus, which takes the photo and its depth "
+            "map, or a defocus map."
+        )
+    if focus is not None:
+        raise ValueError("Both a focus and a defocus map are connected. Disconnect one of them.")
+    if blurs.strip():
+        raise ValueError(f"A defocus map has its blur in it already, but blurs is {blurs!r}. Leave blurs empty.")
+    check_finite(defocus, "defocus maps")
+    defocus = defocus.reshape(-1, *defocus.shape[-2:])
+    size = tuple(defocus.shape[1:])
+    largest = defocus.abs().amax((1, 2)) * REFERENCE_SIZE / min(size)
+    return defocus.__getitem__, Sweep(tuple(largest.tolist())), size
 
 
 def _pieces(model, adapter, vae) -> list[Piece]:

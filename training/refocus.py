@@ -37,7 +37,7 @@ def shown(kind: str, props: Props, scene: Scene, blurs: Tensor, planes: Tensor) 
     if kind == ALL_IN_FOCUS:
         return sharp, [blurred]
     focus = focus_of(props, scene, blurs, planes)
-    return blurred, [sharp, torch.cat([defocus_map(focus, row) for row in range(len(focus))])]
+    return blurred, [sharp, torch.cat([defocus_map(focus.defocus(row)) for row in range(len(focus))])]
 
 
 class SceneExamples:

@@ -1,9 +1,10 @@
 """Genfocus' files: LoRAs as diffusers saves them, which act on what a picture is made from and never on the picture.
 
-    transformer.<module>.lora_A.weight [r, in], lora_B.weight [out, r]; scale 1 whatever the rank
+    transformer.<module>.lora_A.weight [r, in], lora_B.weight [out, r]; scale 1 whatever the rank, but where there is a
+    transformer.<module>.alpha: alpha / r
 
 Which modules a file holds is read from the file. What tells it from an ordinary LoRA for FLUX: it adapts
-``x_embedder``, which conditions enter by, and nothing of the text's.
+``x_embedder``, which conditions enter by, or the modulation of the picture's tokens, and nothing of the text's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor
 from ..files import whole_file
 from .settings import AdapterError
 
-_KEY = re.compile(r"transformer\.(.+)\.lora_[AB](\.default)?\.weight")
+_KEY = re.compile(r"transformer\.(.+)\.(lora_[AB](\.default)?\.weight|alpha)")
+_OWN = re.compile(r"x_embedder|transformer_blocks\.\d+\.norm1\.linear|single_transformer_blocks\.\d+\.norm\.linear")
 _TEXT = re.compile(r"(context_embedder|norm1_context|add_[qkv]_proj|to_add_out|ff_context)")
 
 
@@ -39,7 +41,7 @@ def is_genfocus(names: Iterable[object]) -> bool:
     return (
         bool(names)
         and all(_KEY.fullmatch(str(name)) for name in names)
-        and "x_embedder" in modules
+        and any(_OWN.fullmatch(module) for module in modules)
         and not any(_TEXT.search(module) for module in modules)
     )
 

@@ -1,12 +1,14 @@
-"""The rounding that golden outputs were computed with."""
+"""The rounding that golden outputs were computed with, and their files of Genfocus."""
 
 from __future__ import annotations
 
 import math
+import shutil
 
 import comfy.ldm.flux.model
 import pytest
 import torch
+from flux import Golden, run_node
 
 
 @pytest.fixture
@@ -22,3 +24,15 @@ def reference_rounding(monkeypatch):
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
     monkeypatch.setattr(comfy.ldm.flux.model, "timestep_embedding", timestep_embedding)
+
+
+@pytest.fixture
+def load_genfocus(adapters_folder):
+    """A golden case's file through the loader, under a name that says nothing."""
+
+    def load(golden: Golden):
+        (file,) = (golden.folder / "adapter").iterdir()
+        shutil.copy(file, adapters_folder / f"{golden.folder.name}.safetensors")
+        return run_node("BokehLoadAdapter", adapter=f"{golden.folder.name}.safetensors")[0]
+
+    return load

@@ -5,21 +5,17 @@ from __future__ import annotations
 import gc
 import weakref
 
-import comfy.controlnet
-import comfy.ldm.flux.controlnet
 import comfy.model_management
-import comfy.ops
 import comfy.utils
 import psutil
 import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from flux import build_flux, relative_error, sample
+from flux import build_controlnet, build_flux, relative_error, sample
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
-from bokeh.host import FLUX_FIELDS
 
 SIGMAS = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
 SWEEP = Plan((3.0, 15.0, 27.0), Pivot(15.0, 0.5), one_scene=True)
@@ -91,37 +87,7 @@ def test_linear_layers_that_dequantise_on_the_fly(golden, adapter):
 
 
 def test_flux_controlnet_reaches_every_row_and_its_own_blocks_stay_plain(golden, adapter):
-    sizes = golden.case["flux"]
-    network = comfy.ldm.flux.controlnet.ControlNetFlux(
-        operations=comfy.ops.manual_cast,
-        dtype=torch.float32,
-        in_channels=16,
-        out_channels=16,
-        vec_in_dim=sizes["pooled_projection_dim"],
-        context_in_dim=sizes["joint_attention_dim"],
-        hidden_size=32,
-        mlp_ratio=4.0,
-        num_heads=2,
-        depth=1,
-        depth_single_blocks=1,
-        axes_dim=sizes["axes_dims_rope"],
-        theta=10000,
-        patch_size=2,
-        qkv_bias=True,
-        guidance_embed=True,
-        **FLUX_FIELDS,
-    )
-    network.main_model_double, network.main_model_single = 2, 3
-    generator = torch.Generator().manual_seed(2)
-    for weight in network.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
-    control = comfy.controlnet.ControlNet(
-        network,
-        load_device=comfy.model_management.get_torch_device(),
-        manual_cast_dtype=None,
-        extra_conds=["y", "guidance"],
-    )
-    control.set_cond_hint(torch.rand(1, 3, 64, 64, generator=generator), 1.0, (0.0, 1.0))
+    control = build_controlnet(golden)
     positive = golden.positive(control=control, control_apply_to_uncond=False)
     rows = sweep(install(golden.model, adapter, SWEEP), golden, positive=positive)
     assert relative_error(rows, sweep(install(golden.model, adapter, SWEEP), golden)) > 1e-3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from flux import Golden, build_flux, conditioning, relative_error, run_node, sample
@@ -38,26 +36,14 @@ def nodes_on(golden: Golden, load, order: list[int] | None = None, **inputs) -> 
     return run_node("BokehAllInFocus", **{"pre_deblur": golden.case["conditions"] > 1, **inputs})
 
 
-@pytest.fixture
-def load(adapters_folder):
-    """A case's file through the loader, under a name that says nothing."""
-
-    def load(golden: Golden):
-        (file,) = (golden.folder / "adapter").iterdir()
-        shutil.copy(file, adapters_folder / f"{golden.folder.name}.safetensors")
-        return run_node("BokehLoadAdapter", adapter=f"{golden.folder.name}.safetensors")[0]
-
-    return load
-
-
 @pytest.mark.parametrize("name", ["genfocus_bokeh", "genfocus_deblur", "genfocus_pre_deblur"])
 @pytest.mark.usefixtures("reference_rounding")
-def test_the_run_is_the_authors(load, name):
+def test_the_run_is_the_authors(load_genfocus, name):
     golden = Golden(name)
     before = sample(
         golden.model, golden.positive(), golden.latent(), torch.tensor([1.0, 0.5]), noise=golden.expected["noise"]
     )
-    model, latent = nodes_on(golden, load)
+    model, latent = nodes_on(golden, load_genfocus)
     inputs = {"sigmas": golden.expected["sigmas"], "noise": golden.expected["noise"]}
     out = sample(model, golden.positive(), latent, **inputs)
     assert out.shape == golden.expected["trajectory"].shape
@@ -69,13 +55,13 @@ def test_the_run_is_the_authors(load, name):
     assert torch.equal(before, after)
 
 
-def test_pictures_of_a_sweep_and_of_a_batch_are_those_alone_cfg_and_order_of_branches_included(load):
+def test_pictures_of_a_sweep_and_of_a_batch_are_those_alone_cfg_and_order_of_branches_included(load_genfocus):
     golden = Golden("genfocus_bokeh")
     sigmas, noise = golden.expected["sigmas"][:4], golden.expected["noise"]
     negative = conditioning(golden.expected["txt"].flip(1), golden.expected["pooled"], 1.0)
 
     def run(sampler: str, latent_noise, **inputs):
-        model, latent = nodes_on(golden, load, **inputs)
+        model, latent = nodes_on(golden, load_genfocus, **inputs)
         torch.manual_seed(0)
         return sample(
             model, golden.positive(), latent, sigmas, noise=latent_noise, negative=negative, cfg=3.0, sampler=sampler
@@ -104,22 +90,22 @@ def test_turns_keep_a_picture_with_its_conditions():
 def test_a_defocus_map_reaches_the_vae_as_the_reference_gives_it():
     # 100 px and more at 512 px are white; the host's VAE takes 0..1 to -1..1 and the reference does not.
     focus = Focus(torch.tensor([[[0.0, 0.5, 4.0]]]).repeat(1, 2, 1), True, torch.tensor([0.5]), torch.tensor([60.0]))
-    seen = defocus_map(focus, 0)[0, 0, :, 0] * 2 - 1
+    seen = defocus_map(focus.defocus(0))[0, 0, :, 0] * 2 - 1
     assert seen.tolist() == pytest.approx([0.3, 0.0, 1.0])
 
 
-def test_what_does_not_fit_is_refused_by_name(load, adapter):
+def test_what_does_not_fit_is_refused_by_name(load_genfocus, adapter):
     golden = Golden("genfocus_bokeh")
-    genfocus = load(golden)
+    genfocus = load_genfocus(golden)
     other = torch.rand(1, 64, 80, 3)
-    model, latent = nodes_on(golden, load)
+    model, latent = nodes_on(golden, load_genfocus)
     cases = [
-        ("none of Genfocus", lambda: nodes_on(golden, load, adapter=adapter)),
-        ("no VAE", lambda: nodes_on(golden, load, vae=None)),
-        ("NaN or infinite", lambda: nodes_on(golden, load, image=IMAGE * float("nan"))),
-        ("none of Genfocus", lambda: nodes_on(golden, load, adapter=adapter, vae=None)),
-        ("64 x 64, but the photo is 80 x 64", lambda: nodes_on(golden, load, image=other)),
-        ("a bokeh node on it already", lambda: nodes_on(golden, load, model=model)),
+        ("none of Genfocus", lambda: nodes_on(golden, load_genfocus, adapter=adapter)),
+        ("no VAE", lambda: nodes_on(golden, load_genfocus, vae=None)),
+        ("NaN or infinite", lambda: nodes_on(golden, load_genfocus, image=IMAGE * float("nan"))),
+        ("none of Genfocus", lambda: nodes_on(golden, load_genfocus, adapter=adapter, vae=None)),
+        ("64 x 64, but the photo is 80 x 64", lambda: nodes_on(golden, load_genfocus, image=other)),
+        ("a bokeh node on it already", lambda: nodes_on(golden, load_genfocus, model=model)),
         ("has Genfocus on it", lambda: run_node("BokehBlur", model=model, adapter=adapter, blur=5.0, strength=1.0)),
         (
             "a file of Genfocus",
@@ -165,4 +151,4 @@ def test_what_does_not_fit_is_refused_by_name(load, adapter):
             act()
     wider = build_flux({**golden.case["flux"], "num_attention_heads": 4, "attention_head_dim": 16})
     with pytest.raises(ValueError, match="inputs and"):
-        nodes_on(golden, load, model=wider)
+        nodes_on(golden, load_genfocus, model=wider)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import comfy.controlnet
+import comfy.ldm.flux.controlnet
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.samplers
 import comfy.supported_models
 import nodes
@@ -70,6 +73,42 @@ def build_flux(
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+
+
+def build_controlnet(golden: Golden, size: int = 64) -> comfy.controlnet.ControlNet:
+    """A ControlNet with random weights for a golden case's model, with a hint of ``size`` px a side."""
+    sizes = golden.case["flux"]
+    network = comfy.ldm.flux.controlnet.ControlNetFlux(
+        operations=comfy.ops.manual_cast,
+        dtype=torch.float32,
+        in_channels=16,
+        out_channels=16,
+        vec_in_dim=sizes["pooled_projection_dim"],
+        context_in_dim=sizes["joint_attention_dim"],
+        hidden_size=sizes["num_attention_heads"] * sizes["attention_head_dim"],
+        mlp_ratio=4.0,
+        num_heads=sizes["num_attention_heads"],
+        depth=1,
+        depth_single_blocks=1,
+        axes_dim=sizes["axes_dims_rope"],
+        theta=10000,
+        patch_size=2,
+        qkv_bias=True,
+        guidance_embed=True,
+        **FLUX_FIELDS,
+    )
+    network.main_model_double, network.main_model_single = 2, 3
+    generator = torch.Generator().manual_seed(2)
+    for weight in network.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    control = comfy.controlnet.ControlNet(
+        network,
+        load_device=comfy.model_management.get_torch_device(),
+        manual_cast_dtype=None,
+        extra_conds=["y", "guidance"],
+    )
+    control.set_cond_hint(torch.rand(1, 3, size, size, generator=generator), 1.0, (0.0, 1.0))
+    return control
 
 
 class Golden:
