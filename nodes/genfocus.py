@@ -160,8 +160,8 @@ class BokehRefocus(io.ComfyNode):
         count = len(sweep.values)
         if size != image.shape[1:3]:
             raise ValueError(
-                f"The {'focus' if by_focus else 'defocus map'} is for a picture of {size[1]} x {size[0]}, but the photo "
-                f"is {_size(image)}. Connect the same picture to Bokeh Focus."
+                f"The {'focus' if by_focus else 'defocus map'} is for a picture of {size[1]} x {size[0]}, but the "
+                f"photo is {_size(image)}. Connect the same picture to Bokeh Focus."
             )
         if len(image) not in (1, count):
             raise ValueError(
