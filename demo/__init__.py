@@ -3,4 +3,10 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-ADAPTER_FILE = "adapter.safetensors"
+# What it can be adapted by, as Load Bokeh Adapter lists it, and the files. The names have no ending, so no file in the
+# model folder can have one of them; they are saved in workflow files, so they are never changed.
+ADAPTERS = {
+    "demo": "adapter.safetensors",
+    "demo: all in focus": "all_in_focus.safetensors",
+    "demo: refocus": "refocus.safetensors",
+}

@@ -37,8 +37,7 @@ class BokehLoadAdapter(io.ComfyNode):
                     tooltip="A file in models/bokeh_adapters, or one of the published adapters, which is "
                     "downloaded when the graph runs for the first time. Bokeh Diffusion is for FLUX.1-dev, "
                     "BokehDepth for FLUX.1-Kontext-dev, both for non-commercial use; Genfocus is for photos on "
-                    "FLUX.1-dev. demo is the adapter of Bokeh "
-                    "Demo Model.",
+                    "FLUX.1-dev. Those called demo are for Bokeh Demo Model: for blur, and two as Genfocus.",
                 )
             ],
             outputs=[

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..demo import ADAPTER_FILE
+from ..demo import ADAPTERS as DEMO_ADAPTERS
 from ..demo import FOLDER as DEMO_FOLDER
 from ..files import LONGEST_NAME, plain_name
 from .settings import AdapterError
@@ -18,8 +18,6 @@ _ENDINGS = (".safetensors", ".bin")
 DOWNLOAD = "download: "
 # Where a download grows, in the folder that it is for.
 STAGING = ".download"
-# The demonstration model's adapter. It has no ending, so no file in the folder can have its name.
-DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,11 @@ def register_folder() -> None:
 
 
 def adapter_choices() -> list[str]:
-    """Names of the adapter files on disk, sorted; a "download: ..." entry for each public one that is not; "demo"."""
+    """Names of the adapter files on disk, sorted; a "download: ..." entry for each public one that is not; the demo
+    model's."""
     missing = [entry.label for entry in PUBLIC_ADAPTERS if find_adapter(entry.name) is None]
     present = [name for name in folder_paths.get_filename_list(MODEL_FOLDER) if STAGING not in Path(name).parts]
-    return [*sorted(present), *missing, DEMO]
+    return [*sorted(present), *missing, *DEMO_ADAPTERS]
 
 
 def find_adapter(name: str) -> Path | None:
@@ -99,8 +98,8 @@ def find_adapter(name: str) -> Path | None:
 
 def adapter_path(name: str) -> Path:
     """Where the adapter of that name lies. Raises AdapterError when it is not in the model folder."""
-    if name == DEMO:
-        return _demo_adapter()
+    if name in DEMO_ADAPTERS:
+        return _demo_adapter(DEMO_ADAPTERS[name])
     found = find_adapter(name)
     if found is None:
         raise AdapterError(
@@ -146,11 +145,11 @@ def new_adapter_path(name: str) -> Path:
     return folder / relative.with_name(f"{relative.name}.safetensors")
 
 
-def _demo_adapter() -> Path:
-    path = DEMO_FOLDER / ADAPTER_FILE
+def _demo_adapter(name: str) -> Path:
+    path = DEMO_FOLDER / name
     if not path.is_file():
         raise AdapterError(
-            f"{ADAPTER_FILE}: there is no such file. The demo adapter comes with the Bokeh pack: install the pack "
-            "again, or restore the file."
+            f"{name}: there is no such file. The demo adapters come with the Bokeh pack: install the pack again, or "
+            "restore the file."
         )
     return path

@@ -11,7 +11,7 @@ import utils.extra_config
 
 from bokeh.nodes.adapter import BokehSaveAdapter
 from bokeh.weights.folder import (
-    DEMO,
+    DEMO_ADAPTERS,
     MODEL_FOLDER,
     PUBLIC_ADAPTERS,
     adapter_choices,
@@ -44,7 +44,13 @@ def put(folder: Path, *names: str) -> None:
 def test_lists_adapter_files_of_all_subfolders_and_nothing_else(models):
     register_folder()
     put(models, "b.safetensors", "a.bin", "mine/deep/c.safetensors", "config.json", "d.ckpt", "e.pt", "readme.txt")
-    assert adapter_choices() == ["a.bin", "b.safetensors", os.path.join("mine", "deep", "c.safetensors"), *LABELS, DEMO]
+    assert adapter_choices() == [
+        "a.bin",
+        "b.safetensors",
+        os.path.join("mine", "deep", "c.safetensors"),
+        *LABELS,
+        *DEMO_ADAPTERS,
+    ]
 
 
 def test_registering_twice_changes_nothing_and_leaves_other_folders_alone(models):
@@ -69,14 +75,14 @@ def test_extra_model_paths_are_honoured_whenever_they_are_read(models, tmp_path,
     register_folder()
     put(models, "here.safetensors")
     put(tmp_path / "other" / "adapters", "there.safetensors", "there.txt")
-    assert adapter_choices() == ["here.safetensors", "there.safetensors", *LABELS, DEMO]
+    assert adapter_choices() == ["here.safetensors", "there.safetensors", *LABELS, *DEMO_ADAPTERS]
     assert adapter_path("there.safetensors") == tmp_path / "other" / "adapters" / "there.safetensors"
 
 
 def test_public_adapter_on_disk_is_no_longer_offered(models):
     register_folder()
     put(models, "BokehDiffusion/model.safetensors")
-    assert adapter_choices() == [os.path.join("BokehDiffusion", "model.safetensors"), *LABELS[1:], DEMO]
+    assert adapter_choices() == [os.path.join("BokehDiffusion", "model.safetensors"), *LABELS[1:], *DEMO_ADAPTERS]
     assert download(LABELS[0]) == models / "BokehDiffusion" / "model.safetensors"
 
 

@@ -18,7 +18,7 @@ from adapter_files import official_config, official_tensors
 from hub_server import HubServer
 
 from bokeh.weights.files import read_adapter
-from bokeh.weights.folder import DEMO, PUBLIC_ADAPTERS
+from bokeh.weights.folder import DEMO_ADAPTERS, PUBLIC_ADAPTERS
 
 LABELS = [entry.label for entry in PUBLIC_ADAPTERS]
 REPOSITORY, KONTEXT_REPOSITORY = (entry.repository for entry in PUBLIC_ADAPTERS[:2])
@@ -105,8 +105,8 @@ def test_download_lands_whole_and_is_offered_until_then(hub, worker, tmp_path):
     assert path.with_name("config.json").read_bytes() == CONFIG
     assert read_adapter(path).settings.lora_alpha == 8.0
     assert everything_below(tmp_path) == WHOLE
-    assert answer["before"] == answer["during"] == [*LABELS, DEMO]
-    assert answer["after"] == [NAME, *LABELS[1:], DEMO]
+    assert answer["before"] == answer["during"] == [*LABELS, *DEMO_ADAPTERS]
+    assert answer["after"] == [NAME, *LABELS[1:], *DEMO_ADAPTERS]
     done = [now for now, of in answer["progress"] if of == len(CONTENT) + len(CONFIG)]
     assert done == sorted(done)
     assert done[-1] == len(CONTENT) + len(CONFIG)
@@ -124,7 +124,7 @@ def test_download_goes_on_where_it_stopped(hub, worker, tmp_path, how):
     elif how == "interrupted":
         answer = worker.download(tmp_path, stop_at=len(CONTENT) // 3)
         assert answer["stopped"] < 2
-        assert answer["after"] == [*LABELS, DEMO]
+        assert answer["after"] == [*LABELS, *DEMO_ADAPTERS]
     else:
         other = Worker(tmp_path / "home", HF_ENDPOINT=hub.url)
         other.begin(tmp_path)
@@ -224,7 +224,7 @@ def test_bad_hub_leads_to_a_sentence_in_time_and_no_file(hub, worker, tmp_path, 
     assert "Or get it by hand: " in answer["error"] or "is not an adapter" in answer["error"]
     assert str(tmp_path) not in answer["error"]
     assert answer["seconds"] < 40
-    assert answer["after"] == [*LABELS, DEMO]
+    assert answer["after"] == [*LABELS, *DEMO_ADAPTERS]
     if "was removed" in answer["error"]:
         hub.reset({REPOSITORY: {NAMES: CONTENT, "config.json": CONFIG}})
         assert Path(worker.download(tmp_path)["path"]).read_bytes() == CONTENT, "something of it is left in the way"
