@@ -96,7 +96,8 @@ _COMMON = {
     "guidance_embeds": True,
     "axes_dims_rope": [16, 56, 56],
 }
-_SMALL = _COMMON | {"num_attention_heads": 12, "num_layers": 1, "num_single_layers": 2}
+_FEW_BLOCKS = {"num_layers": 1, "num_single_layers": 2}
+_SMALL = _COMMON | {"num_attention_heads": 12} | _FEW_BLOCKS
 _FULL = _COMMON | {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
 
 
@@ -113,6 +114,14 @@ def flux(options: argparse.Namespace) -> None:
         training(title, _FULL, 128, torch.bfloat16, 512, 512, options)
     title = "width 1536, 1 + 2 blocks, rank 64, float32, 256 px"
     training(title, _SMALL, 64, torch.float32, 256, 64, options)
+
+
+def conditions(options: argparse.Namespace) -> None:
+    """Genfocus' conditions."""
+    import torch
+    from genfocus_cost import genfocus
+
+    genfocus(_FULL if torch.cuda.is_available() else _FULL | _FEW_BLOCKS, options, PeakMemory)
 
 
 def depth_renderers(options: argparse.Namespace) -> None:
@@ -360,6 +369,7 @@ _PARTS = {
     "families": families,
     "stages": stages,
     "loading": load_full_size,
+    "genfocus": conditions,
     "report": report_of_200_levels,
     "renderer": depth_renderers,
 }
