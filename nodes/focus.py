@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..optics.check import check_finite
-from ..optics.depth import AS_IS, disparity_of, focus_at, focus_in, metric_disparity_of
+from ..optics.depth import AS_IS, SHARED, disparity_of, focus_at, focus_in, metric_disparity_of
 from ..optics.focus import (
     LENSES,
     SHARP_DISC,
@@ -191,20 +191,22 @@ class BokehFocus(io.ComfyNode):
     ) -> io.NodeOutput:
         check_finite(image, "pictures")
         count, size = len(image), tuple(image.shape[1:3])
-        grey, known, notes = _disparity(depth, mask, depth_is, count, size)
-        disparity, metric = grey, known
+        frames = _Frames(2 * count)
+        disparity, known, notes = _disparity(depth, mask, depth_is, count, size, frames.done)
+        if disparity.min() == disparity.max():
+            raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
+        shown = _copies(cls, image[:1], disparity)
+        metric = known
         if lens != _BLUR and not known:
-            disparity, metric = scaled(grey, nearest, farthest), True
+            disparity, metric = scaled(disparity, nearest, farthest), True
             notes.append(f"The depth is grey: nearest and farthest were taken as {nearest:g} m and {farthest:g} m.")
         low, high = (extreme.item() for extreme in disparity.aminmax())
-        if low == high:
-            raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
         if focus_by == _DISTANCES:
             plane = disparity.new_tensor(parse_planes(distances, metric))
         elif focus_by == _POINT:
             plane = smoothed(focus_at(disparity, focus_x, focus_y), _CALM)
         else:
-            plane, mask_notes = focus_in(disparity, _subject(mask))
+            plane, mask_notes = focus_in(disparity.expand(count, -1, -1), _subject(mask))
             plane, notes = smoothed(plane, _CALM), notes + mask_notes
         if pull != _OFF:
             last = focus_at(disparity, pull_x, pull_y)[-1]
@@ -222,13 +224,17 @@ class BokehFocus(io.ComfyNode):
             blurs = blurs_of(own, f_number, plane, *size)
         swept = count == 1 and len(plane) > 1
         focus = Focus(disparity, metric, plane, blurs, sharp / 2 * (high - low), f_number, swept)
+        frames.rest = len(focus)
+        defocus, in_focus = (torch.empty(len(focus), *size) for _ in range(2))
+        for row in range(len(focus)):
+            defocus[row], in_focus[row] = focus.defocus(row), focus.in_focus(row)
+            frames.done()
         words = in_words(focus)
         notes.append(f"Sharp means discs of up to 1/{1 / SHARP_DISC:.0f} of the diagonal, 0.03 mm on full frame.")
         text = "\n".join(f"- {line}" for line in (words, *notes))
-        shown = _copies(cls, image[:1], grey)
         shown |= {"depth_is": depth_is, "metres": known, "plane": (plane[0].item() - low) / (high - low)}
         made = {"text": (text,), "bokeh_focus": [shown]}
-        return io.NodeOutput(focus, _rows(focus.defocus, focus), _rows(focus.in_focus, focus), words, ui=made)
+        return io.NodeOutput(focus, defocus, in_focus, words, ui=made)
 
 
 def _metres(id: str, default: float, tooltip: str) -> io.Float.Input:
@@ -243,9 +249,16 @@ def _part(id: str, default: float, tooltip: str) -> io.Float.Input:
 
 
 def _disparity(
-    depth: Tensor | dict | None, mask: Tensor | None, depth_is: str, count: int, size: tuple[int, int]
+    depth: Tensor | dict | None,
+    mask: Tensor | None,
+    depth_is: str,
+    count: int,
+    size: tuple[int, int],
+    on_map: Callable[[], None],
 ) -> tuple[Tensor, bool, list[str]]:
-    """Disparity [count, H, W], whether it is in 1/m, and sentences for the user."""
+    """Disparity, [1, H, W] for a map that all pictures share, else [count, H, W]; whether it is in 1/m; sentences for
+    the user."""
+    span = SHARED
     if depth is None:
         subject = _subject(mask)
         if subject.min() == subject.max():
@@ -253,16 +266,16 @@ def _disparity(
                 f"The mask is {subject.max():g} everywhere, so it shows no subject. Make it white on the "
                 "subject and black elsewhere, or connect a depth map."
             )
-        return *disparity_of(subject[..., None], True, count, size, AS_IS)[:1], False, []
+        depth, depth_is, span = subject[..., None], _BRIGHT, AS_IS
     if isinstance(depth, dict):
         if not isinstance(depth.get("depth"), Tensor):
             raise ValueError("This geometry holds no depth. Connect the geometry of MoGe, or a depth map.")
         depth, depth_is = depth["depth"][..., None], _METRES
     if depth_is in (_BRIGHT, _DARK):
-        disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size)
-        return disparity, False, notes
-    disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size)
-    return disparity, True, notes
+        disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size, span, on_map)
+    else:
+        disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size, on_map)
+    return disparity[: len(depth)], depth_is not in (_BRIGHT, _DARK), notes
 
 
 def _subject(mask: Tensor | None) -> Tensor:
@@ -282,15 +295,17 @@ def _lens(lens: str, f_number: float, focal_length: float, sensor: str) -> tuple
     return Lens(focal_length, f_number, SENSORS[sensor]), f_number
 
 
-def _rows(draw: Callable[[int], Tensor], focus: Focus) -> Tensor:
-    """A map of each picture, [N, H, W]."""
-    bar = ProgressBar(len(focus))
-    maps = torch.empty(len(focus), *focus.disparity.shape[1:])
-    for row in range(len(focus)):
+class _Frames:
+    """What is told of a clip: so many frames done, ``rest`` still to come."""
+
+    def __init__(self, rest: int) -> None:
+        self.bar, self.past, self.rest = ProgressBar(rest), 0, rest
+
+    def done(self) -> None:
+        """One more."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        maps[row] = draw(row)
-        bar.update(1)
-    return maps
+        self.past, self.rest = self.past + 1, self.rest - 1
+        self.bar.update_absolute(self.past, self.past + self.rest)
 
 
 def _copies(cls: type, image: Tensor, disparity: Tensor) -> dict:

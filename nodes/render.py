@@ -285,7 +285,7 @@ def _render(image: Tensor, focus: Focus, lens: dict) -> tuple[Tensor, Tensor, Te
 
 def _in_words(focus: Focus) -> str:
     """Of a sweep of blurs the strongest says what is sharp."""
-    if focus.swept or len(focus.disparity) > 1:
+    if len(focus.disparity) > 1 or focus.plane.min() < focus.plane.max():
         return in_words(focus)
     strongest = int(focus.blur.argmax())
     row = slice(strongest, strongest + 1)

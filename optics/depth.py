@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +24,12 @@ SUBJECT = "The depth map"
 
 
 def disparity_of(
-    depth: Tensor, near_is_bright: bool, count: int, size: tuple[int, int], span: str = SHARED
+    depth: Tensor,
+    near_is_bright: bool,
+    count: int,
+    size: tuple[int, int],
+    span: str = SHARED,
+    on_map: Callable[[], None] | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Disparities from a grey depth picture, relative: 0 = farthest and 1 = nearest.
 
@@ -35,6 +42,7 @@ def disparity_of(
         span: which values become 0 and 1: the ends of all maps together, so that a clip's range stays the same; of
             each map; or 0 and 1 themselves. A few wrong pixels far beyond all others do not count, so that they do
             not squeeze the rest.
+        on_map: called twice for each map.
 
     Returns:
         [count, H, W] in 0..1, and sentences that the user should read.
@@ -42,40 +50,41 @@ def disparity_of(
     Raises:
         ValueError: for another number of maps, NaN or infinite values, a coloured map, or one without any depth.
     """
-    maps = _checked(depth, count)
-    for row, values in enumerate(maps):
-        if span == EACH and values.min() == values.max():
+    maps = _Maps(depth, count, on_map)
+    ends = maps.ends(span == EACH)
+    for row, (low, high) in enumerate(ends.tolist()):
+        if span != AS_IS and high - low <= FLAT * max(abs(low), abs(high)):
             raise ValueError(
-                f"{_name(row, len(maps))} has the same value, {values[0, 0]:.3g}, everywhere: there is no depth to "
-                "render a blur from. Check that it comes from a depth node and belongs to this picture."
+                f"{_name(row, len(ends))} has the same value, {low:.3g}, everywhere: there is no depth to render a blur from. Check "
+                "that it comes from a depth node and belongs to this picture."
             )
     if span == AS_IS:
-        low, high = (extreme.item() for extreme in maps.aminmax())
+        low, high = maps.low, maps.high
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise ValueError(
                 f"The depth map goes from {low:.3g} to {high:.3g}, expected 0 to 1 to be taken as it is. Choose "
                 "another range, or a unit."
             )
-        low, high = 0.0, 1.0
-    else:
-        ends = torch.stack([_ends(part) for part in (maps.split(1) if span == EACH else (maps,))])
-        low, high = ends[:, 0, None, None], ends[:, 1, None, None]
-        if ((high - low) <= FLAT * torch.maximum(low.abs(), high.abs())).any():
-            raise ValueError(
-                f"{SUBJECT} has the same value, {maps[0, 0, 0]:.3g}, everywhere: there is no depth to render a "
-                "blur from. Check that it comes from a depth node and belongs to this picture."
-            )
-    disparity = ((maps - low) / (high - low)).clamp_(0, 1)
-    if not near_is_bright:
-        disparity = 1 - disparity
-    disparity, notes = _resized(disparity, size, "depth map", "bilinear")
-    return disparity.clamp(0, 1).expand(count, *size), notes
+        ends = ends.new_tensor([[0.0, 1.0]])
+
+    def disparity(row: int) -> Tensor:
+        low, high = ends[row if len(ends) > 1 else 0]
+        values = ((maps[row] - low) / (high - low)).clamp_(0, 1)
+        return values if near_is_bright else 1 - values
+
+    made, notes = maps.resized(disparity, size)
+    return made.clamp_(0, 1).expand(count, *size), notes
 
 
 def metric_disparity_of(
-    depth: Tensor, is_distance: bool, count: int, size: tuple[int, int]
+    depth: Tensor,
+    is_distance: bool,
+    count: int,
+    size: tuple[int, int],
+    on_map: Callable[[], None] | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Disparities in 1/m from a picture of distances in metres, where infinity is the sky, or of 1/m.
+    ``on_map`` is called twice for each map.
 
     Returns:
         [count, H, W] in 1/m, and sentences that the user should read.
@@ -84,31 +93,78 @@ def metric_disparity_of(
         ValueError: for another number of maps, NaN, distances not above 0, 1/m below 0, or a coloured map.
     """
     if is_distance:
-        wrong = (~(depth > 0)).sum().item()  # also counts NaN
+        wrong = sum((~(values > 0)).sum().item() for values in depth)  # also counts NaN
         if wrong:
             raise ValueError(
                 f"{SUBJECT} has {wrong} of {depth.numel()} values that are not distances above 0. Give the distances "
                 "as they are, not a picture of them, or choose what the map shows."
             )
-        depth = 1 / depth.float()
-    maps = _checked(depth, count)
-    if maps.min() < 0:
+    maps = _Maps(depth, count, on_map, inverse=is_distance)
+    if maps.low < 0:
         raise ValueError(
-            f"The depth map goes down to {maps.min():.3g}, expected 0 (infinity) and more in 1/m. Choose what it shows."
+            f"The depth map goes down to {maps.low:.3g}, expected 0 (infinity) and more in 1/m. Choose what it shows."
         )
-    disparity, notes = _resized(maps, size, "depth map", "bilinear")
-    return disparity.clamp(min=0).expand(count, *size), notes
+    made, notes = maps.resized(maps.__getitem__, size)
+    return made.clamp_(min=0).expand(count, *size), notes
 
 
-def _checked(depth: Tensor, count: int) -> Tensor:
-    """The grey values [1 or count, h, w] of a depth picture."""
-    if depth.ndim != 4:
-        raise ValueError(f"The depth has the shape {list(depth.shape)}, expected [B, H, W, C]. Connect an IMAGE.")
-    if len(depth) not in (1, count):
-        raise ValueError(
-            f"There are {len(depth)} depth maps for {_pictures(count)}. Give one map for each picture, or one for all."
-        )
-    return grey_of(depth)
+class _Maps:
+    """The grey values [h, w] of each map of a depth picture, or their inverse; no more than one at a time, because a
+    clip has many. ``on_map`` is called for each map whenever all are gone through.
+
+    Attributes:
+        extremes: the lowest and the highest value of each, [n, 2]; ``low`` and ``high`` those of all.
+    """
+
+    def __init__(self, depth: Tensor, count: int, on_map: Callable[[], None] | None, inverse: bool = False) -> None:
+        if depth.ndim != 4:
+            raise ValueError(f"The depth has the shape {list(depth.shape)}, expected [B, H, W, C]. Connect an IMAGE.")
+        if len(depth) not in (1, count):
+            raise ValueError(
+                f"There are {len(depth)} depth maps for {_pictures(count)}. Give one map for each picture, or one for "
+                "all."
+            )
+        self.depth, self.inverse, self.on_map = depth, inverse, on_map or (lambda: None)
+        extremes = []
+        for row in range(len(depth)):
+            _check(self._colours(row), _name(row, len(depth)))
+            extremes.append(torch.stack(self[row].aminmax()))
+            self.on_map()
+        self.extremes = torch.stack(extremes)
+        self.low, self.high = self.extremes[:, 0].min().item(), self.extremes[:, 1].max().item()
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self._colours(row).mean(-1)
+
+    def _colours(self, row: int) -> Tensor:
+        colours = self.depth[row, ..., :3].float()
+        return 1 / colours if self.inverse else colours
+
+    def ends(self, each: bool) -> Tensor:
+        """Lowest and highest value of all maps together, [1, 2], or of each, [n, 2]."""
+        rows = range(len(self))
+        return torch.stack([self._ends([row]) for row in rows] if each else [self._ends(rows)])
+
+    def _ends(self, rows: Sequence[int]) -> Tensor:
+        """Those of some maps [2], without outliers if there are."""
+        step = max(1, self[0].numel() * len(rows) // SAMPLES)
+        values = torch.cat([self[row].flatten()[::step] for row in rows]).sort().values
+        left_out = round(OUTLIERS * (len(values) - 1))
+        inner, extremes = values[[left_out, -1 - left_out]], self.extremes[list(rows)]
+        ends = torch.stack([extremes[:, 0].min(), extremes[:, 1].max()])
+        share = (inner[1] - inner[0]) / (ends[1] - ends[0])
+        return inner if 0 < share < 1 - OUTLYING else ends
+
+    def resized(self, disparity: Callable[[int], Tensor], size: tuple[int, int]) -> tuple[Tensor, list[str]]:
+        """``disparity(row)`` of every map in a size, [n, H, W], and sentences for the user."""
+        made, notes = self.depth.new_empty(len(self), *size, dtype=torch.float32), []
+        for row in range(len(self)):
+            (made[row],), notes = _resized(disparity(row)[None], size, "depth map", "bilinear")
+            self.on_map()
+        return made, notes
 
 
 def grey_of(pictures: Tensor) -> Tensor:
@@ -119,30 +175,23 @@ def grey_of(pictures: Tensor) -> Tensor:
     """
     channels = pictures[..., :3].float()
     for row, colours in enumerate(channels):
-        name = _name(row, len(channels))
-        wrong = (~colours.isfinite()).any(-1).sum().item()
-        if wrong:
-            raise ValueError(
-                f"{name} has NaN or infinite values in {wrong} of its {colours[..., 0].numel()} pixels. Make it again, "
-                "in full precision if need be."
-            )
-        if (colours.amax(-1) - colours.amin(-1)).max() > GREY_TOLERANCE * max(1.0, colours.abs().max().item()):
-            raise ValueError(f"{name} is coloured. Set its node to grey output, without a colour scale.")
+        _check(colours, _name(row, len(channels)))
     return channels.mean(-1)
+
+
+def _check(colours: Tensor, name: str) -> None:
+    wrong = (~colours.isfinite()).any(-1).sum().item()
+    if wrong:
+        raise ValueError(
+            f"{name} has NaN or infinite values in {wrong} of its {colours[..., 0].numel()} pixels. Make it again, in "
+            "full precision if need be."
+        )
+    if (colours.amax(-1) - colours.amin(-1)).max() > GREY_TOLERANCE * max(1.0, colours.abs().max().item()):
+        raise ValueError(f"{name} is coloured. Set its node to grey output, without a colour scale.")
 
 
 def _name(row: int, count: int) -> str:
     return SUBJECT if count == 1 else f"Depth map {row + 1} of {count}"
-
-
-def _ends(maps: Tensor) -> Tensor:
-    """Lowest and highest value [2], without outliers if there are."""
-    values = maps.flatten()
-    values = values[:: max(1, len(values) // SAMPLES)].sort().values
-    left_out = round(OUTLIERS * (len(values) - 1))
-    inner, ends = values[[left_out, -1 - left_out]], torch.stack(maps.aminmax())
-    share = (inner[1] - inner[0]) / (ends[1] - ends[0])
-    return inner if 0 < share < 1 - OUTLYING else ends
 
 
 def focus_at(disparity: Tensor, x: float, y: float) -> Tensor:
@@ -179,9 +228,11 @@ def focus_in(disparity: Tensor, mask: Tensor) -> tuple[Tensor, list[str]]:
         raise ValueError(
             f"There are {len(masks)} masks for {_pictures(count)}. Give one mask for each picture, or one for all."
         )
-    masks, notes = _resized(masks.to(disparity), disparity.shape[1:], "mask", "nearest-exact")
-    focus = []
-    for row, area in enumerate((masks > 0.5).expand(count, -1, -1)):
+    focus, notes = [], []
+    for row in range(count):
+        shown = masks[row if len(masks) > 1 else 0][None].to(disparity)
+        (values,), notes = _resized(shown, disparity.shape[1:], "mask", "nearest-exact")
+        area = values > 0.5
         if not area.any():
             name = "The focus mask" if len(masks) == 1 else f"Focus mask {row + 1} of {count}"
             raise ValueError(f"{name} is empty: no pixel is above 0.5. Paint what is to be sharp, or disconnect it.")

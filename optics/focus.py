@@ -96,6 +96,15 @@ class Focus:
         radius = self.defocus(row).abs()
         return (radius <= sharp_disc(*radius.shape) / 2).to(radius)
 
+    def largest_disc(self) -> float:
+        """Diameter in px of the largest disc of all pictures."""
+        largest = 0.0
+        for row in range(len(self)):
+            low, high = self.map_of(row).aminmax()
+            apart = max(abs(low - self.plane[row]), abs(high - self.plane[row])) - self.sharp
+            largest = max(largest, (2 * self.blur[row] * apart).item())
+        return largest * min(self.disparity.shape[1:]) / REFERENCE_SIZE
+
     def sharp_from_to(self, row: int) -> tuple[float, float]:
         """Disparity of the farthest and of the nearest thing that looks sharp; infinite at blur 0."""
         height, width = self.disparity.shape[1:]
@@ -142,7 +151,7 @@ def _distance(value: float, digits: int) -> str:
 
 
 def scaled(disparity: Tensor, nearest: float, farthest: float) -> Tensor:
-    """A relative disparity in 1/m: 1 lies at ``nearest`` and 0 at ``farthest``, in m.
+    """Turns a relative disparity into 1/m, in place: 1 lies at ``nearest`` and 0 at ``farthest``, in m.
 
     Raises:
         ValueError: unless 0 < nearest < farthest.
@@ -152,7 +161,7 @@ def scaled(disparity: Tensor, nearest: float, farthest: float) -> Tensor:
             f"The nearest thing is at {nearest:g} m and the farthest at {farthest:g} m. Give distances above 0, the "
             "nearest first."
         )
-    return disparity * (1 / nearest - 1 / farthest) + 1 / farthest
+    return disparity.mul_(1 / nearest - 1 / farthest).add_(1 / farthest)
 
 
 def parse_planes(text: str, metric: bool) -> tuple[float, ...]:
@@ -202,9 +211,8 @@ def blurs_of(lens: Lens, f_number: float, planes: Tensor, height: int, width: in
 def in_words(focus: Focus) -> str:
     """What a photographer wants to know: "focus 2.11 m, sharp from 1.98 to 2.26 m, largest disc 31 px at f/1.8"."""
     last = len(focus) - 1
-    largest = max(2 * focus.defocus(row).abs().max().item() for row in range(len(focus)))
     at = "" if focus.f_number is None else f" at {f_number_labels([focus.f_number])[0]}"
-    disc = f"largest disc {largest:.3g} px{at}"
+    disc = f"largest disc {focus.largest_disc():.3g} px{at}"
     if focus.plane.min() < focus.plane.max():
         kind = "planes" if focus.swept else "frames"
         return f"focus from {_place(focus, 0)} to {_place(focus, last)} in {last + 1} {kind}, {disc}"

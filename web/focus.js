@@ -1,11 +1,10 @@
 /** Puts the picture in which focus is chosen into the node BokehFocus. */
 
 import { app } from "../../scripts/app.js";
-import { passToCanvas, settle } from "./lib/canvas.js";
-import { addPlace, element } from "./lib/dom.js";
+import { addPlace, passToCanvas } from "./lib/canvas.js";
 import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
 import { FocusView } from "./lib/focus_view.js";
-import { after, followOutputs, locator } from "./lib/outputs.js";
+import { after, followOutputs } from "./lib/outputs.js";
 import { fileUrl } from "./lib/picture_files.js";
 import { say } from "./lib/words.js";
 
@@ -36,11 +35,8 @@ function loadedBefore(node, name) {
 function addFocus(node) {
   const read = () => Object.fromEntries(node.widgets.map(({ name, value }) => [name, value]));
   const view = new FocusView({ read, write: (changes) => write(node, changes), mayStart: () => !app.canvas.read_only });
-  // The page lets a node's content with this class grow with the node.
-  const place = element("div", { className: "widget-expands" }, view.element);
-  place.style.height = "100%";
   passToCanvas(view.element);
-  addPlace(node, "focus view", "bokeh_focus_view", place, MIN_HEIGHT);
+  addPlace(node, "focus view", "bokeh_focus_view", view.element, MIN_HEIGHT);
   node.setSize([Math.max(node.size[0], FIRST_WIDTH), node.computeSize()[1] + 20]);
 
   let run = null;
@@ -67,7 +63,6 @@ function addFocus(node) {
     }
   };
   const check = () => {
-    settle(locator(node), place, view.element);
     load();
     const now = JSON.stringify(read());
     if (now !== seen) view.refresh();

@@ -2,8 +2,8 @@
 
 import { app } from "../../scripts/app.js";
 import { base } from "./lib/base_style.js";
-import { scrollOrZoom } from "./lib/canvas.js";
-import { addPlace, element, shadowed } from "./lib/dom.js";
+import { addPlace, scrollOrZoom } from "./lib/canvas.js";
+import { element, shadowed } from "./lib/dom.js";
 import { fromMarkdown } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 

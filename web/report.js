@@ -2,9 +2,9 @@
 
 import { app } from "../../scripts/app.js";
 import { base } from "./lib/base_style.js";
-import { scrollOrZoom } from "./lib/canvas.js";
+import { addPlace, scrollOrZoom } from "./lib/canvas.js";
 import { chart } from "./lib/chart.js";
-import { addPlace, briefly, element, shadowed } from "./lib/dom.js";
+import { briefly, element, shadowed } from "./lib/dom.js";
 import { fromMarkdown } from "./lib/markdown.js";
 import { followOutputs } from "./lib/outputs.js";
 import { fileUrl, savePicture } from "./lib/picture_files.js";
@@ -69,7 +69,7 @@ function addReport(node) {
   const foot = element("div", { className: "foot" }, save, aside);
   const shown = element("div", { hidden: true, style: "display: contents" }, verdict, curves, foot, details);
   const report = element("div", { className: "report" }, empty, shown);
-  const host = shadowed("bokeh-report widget-expands", [base, sheet], report);
+  const host = shadowed("bokeh-report", [base, sheet], report);
   scrollOrZoom(host, report);
   addPlace(node, "report shown", "bokeh_report", host, MIN_HEIGHT);
   node.setSize(FIRST_SIZE);

@@ -2,8 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { passToCanvas } from "./lib/canvas.js";
-import { addPlace } from "./lib/dom.js";
+import { addPlace, passToCanvas } from "./lib/canvas.js";
 import { after, executionIds, followOutputs, look } from "./lib/outputs.js";
 import { fileUrl, uploadPicture } from "./lib/picture_files.js";
 import { reaches, runOf } from "./lib/runs.js";
@@ -61,8 +60,6 @@ function addView(node) {
   // The pictures are sent for apps and the queue as well.
   node.hideOutputImages = true;
   node.onDrawBackground = () => {};
-  // Grows with the node.
-  view.element.classList.add("widget-expands");
   passToCanvas(view.element);
   addPlace(node, "sweep view", "bokeh_sweep_view", view.element, MIN_HEIGHT);
   node.setSize(FIRST_SIZE);

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 import numpy as np
 import pytest
+from focus_view import FAR, NEAR, NODE, Focus, write_scene
 from page import RENDERERS, HostPage
-from PIL import Image
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
-
-SIZE = (192, 128)
-NEAR, FAR = (0.25, 0.5), (0.8, 0.2)
 
 
 @pytest.fixture(scope="module")
 def scene(sweep_server) -> np.ndarray:
-    """A chequered wall with a chequered square before it, and its grey depth, in the server's input folder."""
-    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    photo = np.stack([((x // 4 + y // 4) % 2) * 200 + 30, x, 255 - y], -1).astype(np.uint8)
-    depth = np.full(SIZE[::-1], 60, np.uint8)
-    depth[40:88, 24:72] = 220
-    for name, picture in (("focus_photo", photo), ("focus_depth", depth)):
-        Image.fromarray(picture).save(sweep_server.base / "input" / f"{name}.png")
-    return photo
+    return write_scene(sweep_server.base / "input")
 
 
 @pytest.fixture(params=RENDERERS)
-def page(request, browser, sweep_server, scene):
-    with HostPage(browser, sweep_server, RENDERERS[request.param], viewport={"width": 1280, "height": 1100}) as page:
+def renderer(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def page(renderer, browser, sweep_server, scene):
+    with HostPage(browser, sweep_server, RENDERERS[renderer], viewport={"width": 1280, "height": 1100}) as page:
         yield page
 
 
@@ -38,95 +33,6 @@ def page(request, browser, sweep_server, scene):
 def canvas_page(browser, sweep_server, scene):
     with HostPage(browser, sweep_server, RENDERERS["canvas"], viewport={"width": 1280, "height": 1100}) as page:
         yield page
-
-
-def workflow(between: bool = False) -> dict[str, Any]:
-    """Photo and depth into the node; with a node ``between``, the photo is no Load Image's for the page."""
-
-    def node(id: int, kind: str, pos: list, size: list, **more) -> dict:
-        fields = {"id": id, "type": kind, "pos": pos, "size": size, "inputs": [], "outputs": [], "flags": {}}
-        return {**fields, "order": id, "mode": 0, "properties": {}, **more}
-
-    def load(id: int, file: str, y: int, link: int) -> dict:
-        out = {"name": "IMAGE", "type": "IMAGE", "links": [link]}
-        return node(id, "LoadImage", [0, y], [240, 300], outputs=[out], widgets_values=[file, "image"])
-
-    into = [
-        {"name": "image", "type": "IMAGE", "link": 4 if between else 1},
-        {"name": "depth", "type": "IMAGE,MOGE_GEOMETRY", "link": 2},
-    ]
-    nodes = [load(1, "focus_photo.png", 0, 1), load(2, "focus_depth.png", 380, 2)]
-    links = [[1, 1, 0, 4 if between else 3, 0, "IMAGE"], [2, 2, 0, 3, 1, "IMAGE"]]
-    if between:
-        ends = {"inputs": [{"name": "image", "type": "IMAGE", "link": 1}]}
-        ends["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [4]}]
-        nodes.append(node(4, "ImageInvert", [0, 720], [240, 60], **ends))
-        links.append([4, 4, 0, 3, 0, "IMAGE"])
-    nodes.append(node(3, "BokehFocus", [300, 0], [460, 860], inputs=into))
-    return {"last_node_id": 4, "last_link_id": 4, "nodes": nodes, "links": links, "groups": [], "version": 0.4}
-
-
-class Focus:
-    """The node's picture on the page."""
-
-    def __init__(self, page: HostPage, **options: Any) -> None:
-        self.host, self.page = page, page.page
-        page.load(workflow(**options))
-        self.set(lens="85 mm f/1.4, 36 x 24 mm")
-        self.element = self.page.locator(".bokeh-focus-view")
-
-    @property
-    def frame(self) -> Locator:
-        return self.element.locator(".frame")
-
-    @property
-    def ring(self) -> Locator:
-        return self.element.get_by_role("slider", name="Aperture")
-
-    def set(self, **values: Any) -> None:
-        self.page.evaluate(
-            """(values) => {
-                 for (const widget of window.app.graph.getNodeById(3).widgets)
-                   if (widget.name in values) widget.value = values[widget.name];
-               }""",
-            values,
-        )
-
-    def value(self, name: str) -> Any:
-        find = "(name) => window.app.graph.getNodeById(3).widgets.find((widget) => widget.name === name).value"
-        return self.page.evaluate(find, name)
-
-    def expect_value(self, name: str, expected: Any) -> None:
-        for _ in range(50):
-            if self.value(name) == (pytest.approx(expected, abs=0.01) if isinstance(expected, float) else expected):
-                return
-            self.page.wait_for_timeout(100)
-        raise AssertionError(f"{name} is {self.value(name)}, expected {expected}")
-
-    def ready(self) -> Focus:
-        expect(self.element.get_by_text("preview", exact=True)).to_be_visible(timeout=20_000)
-        return self
-
-    def click(self, place: tuple[float, float], **options: Any) -> None:
-        box = self.frame.bounding_box()
-        at = {"x": place[0] * box["width"], "y": place[1] * box["height"]}
-        self.frame.click(position=at, **options)
-
-    def pixels(self) -> np.ndarray:
-        """What the preview shows once it rests."""
-        self.page.wait_for_timeout(600)
-        flat = self.element.evaluate(
-            """(element) => {
-                 const drawn = element.shadowRoot.querySelector("canvas");
-                 const copy = new OffscreenCanvas(drawn.width, drawn.height).getContext("2d");
-                 copy.drawImage(drawn, 0, 0);
-                 return [...copy.getImageData(0, 0, drawn.width, drawn.height).data];
-               }"""
-        )
-        return np.array(flat, int).reshape(SIZE[1], SIZE[0], 4)[..., :3]
-
-    def undo(self) -> None:
-        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
 
 
 def test_a_click_focuses_before_any_run_and_only_what_is_out_of_focus_is_blurred(page, scene):
@@ -179,10 +85,10 @@ def test_the_ring_turns_the_aperture_by_mouse_and_keys(page, scene):
     focus.expect_value("f_number", 1.6)
 
 
-def test_keys_move_the_point_and_a_held_key_is_one_step_to_undo(canvas_page):
-    focus = Focus(canvas_page).ready()
+def test_keys_move_the_point_and_a_held_key_is_one_step_to_undo(page):
+    focus = Focus(page).ready()
     focus.click(NEAR)
-    place = "[...window.app.graph.getNodeById(3).pos]"
+    place = f"[...{NODE}.pos]"
     before = focus.page.evaluate(place)
     for _ in range(5):
         focus.page.keyboard.down("ArrowRight")
@@ -193,8 +99,8 @@ def test_keys_move_the_point_and_a_held_key_is_one_step_to_undo(canvas_page):
     focus.expect_value("focus_x", NEAR[0])
 
 
-def test_alt_click_sets_where_a_pull_ends_and_takes_it_away(canvas_page):
-    focus = Focus(canvas_page).ready()
+def test_alt_click_sets_where_a_pull_ends_and_takes_it_away(page):
+    focus = Focus(page).ready()
     focus.click(FAR, modifiers=["Alt"])
     focus.expect_value("pull", "eased")
     focus.expect_value("pull_x", FAR[0])
@@ -206,6 +112,63 @@ def test_alt_click_sets_where_a_pull_ends_and_takes_it_away(canvas_page):
     focus.element.get_by_role("button", name="pull").click()
     focus.click(NEAR)
     focus.expect_value("pull_x", NEAR[0])
+
+
+def test_a_drag_is_one_step_to_undo_the_frame_follows_it_and_the_wheel_zooms_the_graph(page):
+    focus = Focus(page).ready()
+    focus.click(FAR)
+    focus.expect_value("focus_x", FAR[0])
+    focus.drag(FAR, (0.5, 0.4), (0.3, 0.45), NEAR)
+    focus.expect_value("focus_x", NEAR[0])
+    marked, box = focus.element.locator(".point.from").bounding_box(), focus.frame.bounding_box()
+    middle = (marked["x"] + marked["width"] / 2 - box["x"]) / box["width"]
+    assert middle == pytest.approx(NEAR[0], abs=0.01)
+    focus.undo()
+    focus.expect_value("focus_x", FAR[0])
+    expect(focus.element.locator(".point.from")).to_have_attribute("style", re.compile("left: 80"))
+    scale = "window.app.canvas.ds.scale"
+    before = focus.page.evaluate(scale)
+    focus.frame.hover()
+    focus.page.mouse.wheel(0, -240)
+    focus.page.wait_for_function(f"(before) => {scale} > before", arg=before)
+
+
+def test_by_touch(browser, sweep_server, scene, renderer):
+    viewport = {"width": 1280, "height": 1100}
+    with HostPage(browser, sweep_server, RENDERERS[renderer], viewport=viewport, has_touch=True) as page:
+        focus = Focus(page).ready()
+        focus.touch(focus.frame, FAR)
+        focus.expect_value("focus_x", FAR[0])
+        focus.touch(focus.frame, FAR, (0.6, 0.3), (0.4, 0.4), NEAR)
+        focus.expect_value("focus_x", NEAR[0])
+        np.testing.assert_array_equal(focus.pixels()[40:88, 24:72], scene[40:88, 24:72])
+        focus.touch(focus.ring, (0.6, 0.5), (0.5, 0.5), (0.4, 0.5))
+        expect(focus.ring).not_to_have_attribute("aria-valuetext", "f/1.4")
+        focus.element.get_by_role("button", name="pull").tap()
+        focus.touch(focus.frame, FAR)
+        focus.expect_value("pull_x", FAR[0])
+        focus.expect_value("focus_x", NEAR[0])
+        focus.undo()
+        focus.expect_value("pull", "off")
+
+
+def test_inside_a_subgraph(page, scene):
+    focus = Focus(page)
+    focus.move_into_subgraph()
+    focus.ready().click(NEAR)
+    focus.expect_value("focus_x", NEAR[0])
+    near = focus.pixels()
+    np.testing.assert_array_equal(near[40:88, 24:72], scene[40:88, 24:72])
+    assert np.ptp(near[8:30, 100:180, 0]) < 70
+    focus.ring.press("End")
+    focus.expect_value("f_number", 32)
+    (inputs,) = (node["inputs"] for node in page.prompt().values() if node["class_type"] == "BokehFocus")
+    assert inputs["f_number"] == 32
+    page.queue()
+    focus.undo()
+    focus.expect_value("f_number", 0)
+    focus.ready().click(FAR)
+    focus.expect_value("focus_x", FAR[0])
 
 
 def test_what_is_in_focus_is_coloured_and_the_blur_can_be_hidden(canvas_page, scene):

@@ -1,6 +1,11 @@
 /** What the nodes' own content owes to the canvas around it. */
 
 import { app } from "../../../scripts/app.js";
+import { element } from "./dom.js";
+import { after, locator } from "./outputs.js";
+
+// The page has no event for an element that it shows in place of another.
+const SETTLE_MS = 150;
 
 /** Let the graph zoom and pan as if the view were not in the way. */
 export function passToCanvas(element) {
@@ -24,15 +29,40 @@ export function scrollOrZoom(element, inside) {
   });
 }
 
-/** The place on screen of each node, by the node's locator. */
-const places = new Map();
+/** Place -> settle(), of the nodes that sit in a graph. */
+const settled = new Map();
+
+/** The place on screen of each node's content, by the node's locator. */
+const seen = new Map();
 
 /**
- * Keep a node's content where it is seen. Vue nodes go on showing the element of a node that undo has replaced by a
- * copy of itself; the copy's content moves in there. To be called now and then.
+ * A place for `content` in a node: neither in the workflow's list of values nor in what goes to the server. It grows
+ * with the node unless it is a text.
+ *
+ * Vue nodes go on showing the element of a node that undo has replaced by a copy of itself: the copy's content moves in
+ * there.
  */
-export function settle(locator, place, content) {
-  if (place.isConnected) places.set(locator, place);
-  const seen = places.get(locator);
-  if (seen?.isConnected && content.parentNode !== seen) seen.replaceChildren(content);
+export function addPlace(node, name, type, content, height, isText = false) {
+  // The page lets a node's content with this class grow with the node.
+  const place = element("div", { className: isText ? "" : "widget-expands", style: "height: 100%" }, content);
+  const options = { hideOnZoom: isText, serialize: false, getMinHeight: () => height };
+  node.addDOMWidget(name, type, place, options).serialize = false;
+  const settle = () => {
+    const id = `${locator(node)} ${name}`;
+    if (place.isConnected) seen.set(id, place);
+    const at = seen.get(id);
+    if (at?.isConnected && content.parentNode !== at) at.replaceChildren(content);
+  };
+  if (node.graph) settled.set(place, settle);
+  after(node, "onAdded", () => settled.set(place, settle));
+  after(node, "onRemoved", () => settled.delete(place));
 }
+
+app.registerExtension({
+  name: "Bokeh.Places",
+  setup() {
+    setInterval(() => {
+      for (const settle of settled.values()) settle();
+    }, SETTLE_MS);
+  },
+});

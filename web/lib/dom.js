@@ -43,12 +43,6 @@ export function briefly(target, ms) {
   };
 }
 
-/** A place for `content` in a node, neither saved with it nor sent to the server. */
-export function addPlace(node, name, type, content, height, hideOnZoom = false) {
-  const widget = node.addDOMWidget(name, type, content, { hideOnZoom, serialize: false, getMinHeight: () => height });
-  widget.serialize = false;
-}
-
 /** Take an event from the page, which would move the node or scroll. */
 export function take(event) {
   event.preventDefault();

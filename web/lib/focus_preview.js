@@ -1,19 +1,25 @@
 /**
- * Draws a picture out of focus in WebGL 2, fast rather than exact: a gather of discs at half size, what lies in front
- * kept apart from what lies behind, and the sharp pixels of the picture as they are. Light is the square of a value.
+ * Draws a picture out of focus in WebGL 2, fast rather than exact: a gather of discs in a smaller copy, what lies in
+ * front kept apart from what lies behind, and the sharp pixels of the picture as they are. Light is the square of a
+ * value.
  */
 
 import { pixelsOf } from "./focus_files.js";
 
+// Side in px of the tiles for which it is known which discs reach them.
+const TILE = 32;
+// Depths that are no further apart than this, of 0 to 1, count as one surface.
+const LEVEL = 1 / 32;
+
+// Textures are read by `textureLod` and kept as whole floats: without a GPU both take half the time of the others.
 const HEAD = `#version 300 es
 precision highp float;
 precision highp int;
-const float PI = 3.14159265;
 uniform float plane, gain, sharp;
 // Signed radius in px of the picture; above 0 before the plane of focus.
 float radius(float value) {
   float apart = value - plane;
-  return sign(apart) * max(abs(apart) - sharp, 0.0) * gain;
+  return (apart - clamp(apart, -sharp, sharp)) * gain;
 }
 `;
 
@@ -23,81 +29,35 @@ void main() {
   gl_Position = vec4(corner, 0, 1);
 }`;
 
-// Light and signed radius, in px of the half picture, of the nearest of four pixels and of those level with it.
-const HALVE = `${HEAD}
-uniform sampler2D scene;
-out vec4 made;
-void main() {
-  ivec2 last = textureSize(scene, 0) - 1, corner = ivec2(gl_FragCoord.xy) * 2;
-  float s[4]; vec3 light[4]; float nearest = -1e6;
-  for (int i = 0; i < 4; i++) {
-    ivec2 at = min(corner + ivec2(i & 1, i >> 1), last);
-    vec4 x = texelFetch(scene, at, 0);
-    s[i] = radius(x.a);
-    light[i] = x.rgb * x.rgb;
-    nearest = max(nearest, s[i]);
-  }
-  vec4 sum = vec4(0);
-  for (int i = 0; i < 4; i++) sum += vec4(light[i], 1) * step(nearest - 1.0, s[i]);
-  made = vec4(sum.rgb / sum.a, nearest / 2.0);
-}`;
-
-// The largest disc in front of the plane of focus in each tile of 16 px.
-const TILES = `${HEAD}
-uniform sampler2D half_;
-out vec4 made;
-void main() {
-  ivec2 last = textureSize(half_, 0) - 1, corner = ivec2(gl_FragCoord.xy) * 16;
-  float most = 0.0;
-  for (int y = 0; y < 16; y++)
-    for (int x = 0; x < 16; x++) most = max(most, texelFetch(half_, min(corner + ivec2(x, y), last), 0).a);
-  made = vec4(most);
-}`;
-
-// The largest of those that reaches into a tile.
-const REACH = `${HEAD}
-uniform sampler2D tiles;
-out vec4 made;
-void main() {
-  ivec2 last = textureSize(tiles, 0) - 1, here = ivec2(gl_FragCoord.xy);
-  float most = 0.0;
-  for (int y = -4; y <= 4; y++)
-    for (int x = -4; x <= 4; x++) {
-      float reach = texelFetch(tiles, clamp(here + ivec2(x, y), ivec2(0), last), 0).r;
-      float gap = 16.0 * max(0.0, length(vec2(x, y)) - 1.5);
-      if (reach + 1.0 > gap) most = max(most, reach);
-    }
-  made = vec4(most);
-}`;
-
 const GATHER = `${HEAD}
-uniform sampler2D half_, reaches;
+const float PI = 3.14159265;
+uniform sampler2D copy, reaches;
+uniform float shrunk;
 uniform int samples;
 layout(location = 0) out vec4 front;
 layout(location = 1) out vec4 back;
 void main() {
-  ivec2 here = ivec2(gl_FragCoord.xy);
-  vec2 size = vec2(textureSize(half_, 0));
-  vec4 y = texelFetch(half_, here, 0);
-  float own = abs(y.a);
-  float reach = max(own, texelFetch(reaches, here / 16, 0).r);
+  vec2 texel = 1.0 / vec2(textureSize(copy, 0));
+  vec4 y = textureLod(copy, gl_FragCoord.xy * texel, 0.0);
+  float mine = radius(y.a) / shrunk, own = abs(mine);
+  float reach = max(own, texelFetch(reaches, ivec2(gl_FragCoord.xy * shrunk) / ${TILE}, 0).r / shrunk);
   front = vec4(0);
   vec4 rest = vec4(y.rgb, 1) * 1e-4;
   if (reach >= 0.25) {
     reach += 0.5;
-    float each = PI * reach * reach / float(samples);
-    float turned = 2.4 * float((here.x & 1) + 2 * (here.y & 1));
-    vec2 way = vec2(cos(turned), sin(turned));
+    // No more than a small disc has pixels.
+    int count = min(samples, int(3.0 * reach * reach) + 6);
+    float each = PI * reach * reach / float(count);
+    vec2 way = vec2(1, 0);
     // The golden angle.
     const mat2 turn = mat2(-0.73736888, 0.67549029, -0.67549029, -0.73736888);
-    for (int i = 0; i < samples; i++) {
-      float apart = reach * sqrt((float(i) + 0.5) / float(samples));
+    for (int i = 0; i < count; i++) {
+      float apart = reach * sqrt((float(i) + 0.5) / float(count));
       way = turn * way;
-      vec2 at = gl_FragCoord.xy + way * apart;
-      if (any(lessThan(at, vec2(0))) || any(greaterThanEqual(at, size))) continue;
-      vec4 x = texelFetch(half_, ivec2(at), 0);
-      float nearer = clamp(2.0 * (x.a - y.a), -1.0, 1.0);
-      float disc = nearer < 0.0 ? max(abs(x.a), own) : abs(x.a);
+      vec4 x = textureLod(copy, (gl_FragCoord.xy + way * apart) * texel, 0.0);
+      float signed_ = radius(x.a) / shrunk;
+      float nearer = clamp(2.0 * (signed_ - mine), -1.0, 1.0);
+      float disc = nearer < 0.0 ? max(abs(signed_), own) : abs(signed_);
       float k = clamp(disc + 0.5 - apart, 0.0, 1.0) * each / max(PI * disc * disc, 1.0);
       float before = max(nearer, 0.0) * k;
       front += vec4(x.rgb, 1) * before;
@@ -116,15 +76,14 @@ uniform bool overlay, plain;
 out vec4 made;
 void main() {
   // Rows of a picture go down, those of the screen up.
-  ivec2 size = textureSize(scene, 0), here = ivec2(gl_FragCoord.x, float(size.y) - gl_FragCoord.y);
-  vec2 at = (vec2(here) + 0.5) / vec2(size);
-  vec4 own = texelFetch(scene, here, 0);
+  vec2 at = gl_FragCoord.xy / vec2(textureSize(scene, 0));
+  at.y = 1.0 - at.y;
+  vec4 own = textureLod(scene, at, 0.0);
   vec3 colour = own.rgb;
   float r = abs(radius(own.a));
-  vec4 front = plain ? vec4(0) : texture(fronts, at);
-  float blurred = plain ? 0.0 : smoothstep(0.5, 1.5, r);
-  if (blurred > 0.0 || front.a > 0.004) {
-    vec4 back = texture(backs, at);
+  vec4 front = textureLod(fronts, at, 0.0), back = textureLod(backs, at, 0.0);
+  float blurred = smoothstep(0.5, 1.5, r);
+  if (!plain && (blurred > 0.0 || front.a > 0.004)) {
     vec3 light = mix(colour * colour, back.rgb / back.a, blurred);
     colour = sqrt(front.rgb + (1.0 - front.a) * light);
   }
@@ -132,29 +91,30 @@ void main() {
   made = vec4(colour, 1);
 }`;
 
-// Samples of a disc: of what follows a change at once, as many as the time for a frame allows, and when all is at rest.
-const QUICK = [8, 48];
-const FRAME_MS = 22;
-const FINE = 220;
+// What follows a change at once: samples of a disc, as many as the time for a frame allows, in a copy of a quarter.
+const QUICK = { shrunk: 4, least: 12, most: 96 };
+const FRAME_MS = 20;
+// What is drawn when all is at rest.
+const FINE = { shrunk: 2, samples: 220 };
 const REST_MS = 150;
 
 export class Preview {
   #programs = {};
   #textures = {};
-  #targets = {};
+  #copies = {};
   #size = null;
+  #tiles = null;
   #timer = 0;
   #settings = null;
-  #samples = 24;
+  #samples = 32;
 
-  /** @throws where the browser has no WebGL 2 that draws into half floats */
+  /** @throws where the browser has no WebGL 2 that draws into floats */
   constructor(canvas) {
     this.canvas = canvas;
     const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, preserveDrawingBuffer: true });
     if (!gl?.getExtension("EXT_color_buffer_float")) throw new Error("no WebGL 2 with float colours");
     this.gl = gl;
-    const shaders = { halve: HALVE, tiles: TILES, reach: REACH, gather: GATHER, combine: COMBINE };
-    for (const [name, source] of Object.entries(shaders)) this.#programs[name] = this.#program(source);
+    this.#programs = { gather: this.#program(GATHER), combine: this.#program(COMBINE) };
   }
 
   /**
@@ -164,39 +124,36 @@ export class Preview {
   setScene(picture, map) {
     const { gl } = this;
     const { width, height } = picture;
-    const isNew = this.#size?.width !== width || this.#size.height !== height;
     this.#size = { width, height };
     Object.assign(this.canvas, this.#size);
-    const colours = pixelsOf(picture, width, height);
-    const texels = Float32Array.from(colours, (value) => value / 255);
+    const texels = Float32Array.from(pixelsOf(picture, width, height), (value) => value / 255);
     for (let y = 0, i = 3; y < height; y++) {
       const row = map && Math.floor(((y + 0.5) * map.height) / height) * map.width;
       for (let x = 0; x < width; x++, i += 4) texels[i] = map ? map.values[row + Math.floor(((x + 0.5) * map.width) / width)] : 0;
     }
-    this.#texture("scene", width, height, gl.RGBA32F, gl.RGBA, gl.FLOAT, texels);
-    if (!isNew) return;
-    const half = [Math.ceil(width / 2), Math.ceil(height / 2)];
-    const tiles = half.map((side) => Math.ceil(side / 16));
-    this.#target("halve", half, ["half_"]);
-    this.#target("tiles", tiles, ["tiles"]);
-    this.#target("reach", tiles, ["reaches"]);
-    this.#target("gather", half, ["fronts", "backs"]);
+    this.#texture("scene", this.#size, gl.RGBA32F, gl.RGBA, texels);
+    this.#tiles = nearestIn(texels, this.#size);
+    let copy = { ...this.#size, texels: texels.map((value, i) => (i % 4 === 3 ? value : value * value)) };
+    for (const { shrunk } of [FINE, QUICK]) {
+      copy = halved(copy);
+      this.#copies[shrunk] = this.#copy(shrunk, copy);
+    }
   }
 
   /** Draw with `settings`: {plane, gain, sharp, limit, overlay, plain}; radii in px of this picture. */
   draw(settings) {
     if (!this.#size) return;
     this.#settings = settings;
-    const start = performance.now();
-    this.#pass(Math.round(this.#samples));
-    if (!settings.plain) {
-      // Reading waits for what was drawn.
-      this.gl.readPixels(0, 0, 1, 1, this.gl.RGBA, this.gl.UNSIGNED_BYTE, new Uint8Array(4));
-      const wanted = (this.#samples * FRAME_MS) / Math.max(performance.now() - start, 1);
-      this.#samples = Math.min(Math.max((this.#samples + wanted) / 2, QUICK[0]), QUICK[1]);
-    }
     clearTimeout(this.#timer);
-    if (!settings.plain) this.#timer = setTimeout(() => this.#pass(FINE), REST_MS);
+    if (settings.plain) return void this.#blur(FINE);
+    this.#reach(settings);
+    const start = performance.now();
+    this.#blur({ ...QUICK, samples: Math.round(this.#samples) });
+    // Reading waits for what was drawn.
+    this.gl.readPixels(0, 0, 1, 1, this.gl.RGBA, this.gl.UNSIGNED_BYTE, new Uint8Array(4));
+    const wanted = (this.#samples * FRAME_MS) / Math.max(performance.now() - start, 1);
+    this.#samples = Math.min(Math.max((this.#samples + wanted) / 2, QUICK.least), QUICK.most);
+    this.#timer = setTimeout(() => this.#blur(FINE), REST_MS);
   }
 
   dispose() {
@@ -204,30 +161,44 @@ export class Preview {
     this.gl.getExtension("WEBGL_lose_context")?.loseContext();
   }
 
-  #pass(samples) {
-    const { gl } = this;
-    if (!this.#settings.plain) {
-      this.#run("halve");
-      this.#run("tiles");
-      this.#run("reach");
-      this.#run("gather", { samples });
-    }
-    this.#run("combine");
+  /** The largest disc, of those in front of the plane of focus, that reaches into each tile. */
+  #reach({ plane, sharp, gain }) {
+    const { columns, rows, nearest } = this.#tiles;
+    const made = new Float32Array(columns * rows);
+    nearest.forEach((value, tile) => {
+      const radius = Math.max(value - plane - sharp, 0) * gain;
+      const far = Math.ceil(radius / TILE) + 1;
+      const [column, row] = [tile % columns, Math.floor(tile / columns)];
+      for (let y = Math.max(row - far, 0); y <= Math.min(row + far, rows - 1); y++) {
+        for (let x = Math.max(column - far, 0); x <= Math.min(column + far, columns - 1); x++) {
+          const gap = TILE * (Math.hypot(x - column, y - row) - 1.5);
+          if (radius + 2 > gap) made[y * columns + x] = Math.max(made[y * columns + x], radius);
+        }
+      }
+    });
+    this.#texture("reaches", { width: columns, height: rows }, this.gl.R32F, this.gl.RED, made);
   }
 
-  #run(name, { samples } = {}) {
+  #blur({ shrunk, samples }) {
+    const { plain } = this.#settings;
+    const { frame, textures, size } = this.#copies[shrunk];
+    const given = { ...this.#settings, ...textures, scene: this.#textures.scene, reaches: this.#textures.reaches, shrunk, samples };
+    if (!plain) this.#run("gather", frame, size, given);
+    this.#run("combine", null, this.#size, given);
+  }
+
+  #run(name, frame, { width, height }, given) {
     const { gl } = this;
     const { program, places } = this.#programs[name];
-    const { frame = null, width, height } = this.#targets[name] ?? this.#size;
     gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
     gl.viewport(0, 0, width, height);
     gl.useProgram(program);
     let unit = 0;
     for (const [place, at] of Object.entries(places)) {
-      const value = place === "samples" ? samples : this.#settings[place];
-      if (place in this.#textures) {
+      const value = given[place];
+      if (value instanceof WebGLTexture) {
         gl.activeTexture(gl.TEXTURE0 + unit);
-        gl.bindTexture(gl.TEXTURE_2D, this.#textures[place]);
+        gl.bindTexture(gl.TEXTURE_2D, value);
         gl.uniform1i(at, unit++);
       } else if (place === "samples" || typeof value === "boolean") gl.uniform1i(at, Number(value));
       else gl.uniform1f(at, value);
@@ -254,33 +225,67 @@ export class Preview {
     return { program, places };
   }
 
-  #texture(name, width, height, internal, format, type, pixels) {
+  #texture(name, { width, height }, internal, format, pixels, type = this.gl.FLOAT, filter = this.gl.NEAREST) {
     const { gl } = this;
     gl.deleteTexture(this.#textures[name] ?? null);
     const texture = (this.#textures[name] = gl.createTexture());
     gl.activeTexture(gl.TEXTURE0);
     gl.bindTexture(gl.TEXTURE_2D, texture);
-    gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
     gl.texImage2D(gl.TEXTURE_2D, 0, internal, width, height, 0, format, type, pixels);
-    const filter = internal === gl.RGBA16F ? gl.LINEAR : gl.NEAREST;
     for (const way of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, way, filter);
     for (const way of [gl.TEXTURE_WRAP_S, gl.TEXTURE_WRAP_T]) gl.texParameteri(gl.TEXTURE_2D, way, gl.CLAMP_TO_EDGE);
     return texture;
   }
 
-  #target(name, [width, height], textures) {
+  /** A smaller copy of the scene, and what is drawn at its size. */
+  #copy(shrunk, { width, height, texels }) {
     const { gl } = this;
-    gl.deleteFramebuffer(this.#targets[name]?.frame ?? null);
+    gl.deleteFramebuffer(this.#copies[shrunk]?.frame ?? null);
+    const size = { width, height };
+    const copy = this.#texture(`copy${shrunk}`, size, gl.RGBA32F, gl.RGBA, texels);
+    // Half floats can be filtered everywhere.
+    const kind = gl.getExtension("OES_texture_float_linear") ? [gl.RGBA32F, gl.FLOAT] : [gl.RGBA16F, gl.HALF_FLOAT];
+    const [fronts, backs] = ["fronts", "backs"].map((name) =>
+      this.#texture(name + shrunk, size, kind[0], gl.RGBA, null, kind[1], gl.LINEAR),
+    );
     const frame = gl.createFramebuffer();
-    // Half floats can be filtered everywhere; whole ones are read faster without a GPU.
-    const kind = name === "gather" ? [gl.RGBA16F, gl.RGBA, gl.HALF_FLOAT] : [gl.RGBA32F, gl.RGBA, gl.FLOAT];
-    const made = textures.map((each) => this.#texture(each, width, height, ...kind, null));
     gl.bindFramebuffer(gl.FRAMEBUFFER, frame);
-    const places = made.map((texture, i) => {
+    const places = [fronts, backs].map((texture, i) => {
       gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, gl.TEXTURE_2D, texture, 0);
       return gl.COLOR_ATTACHMENT0 + i;
     });
     gl.drawBuffers(places);
-    this.#targets[name] = { frame, width, height };
+    return { frame, size, textures: { copy, fronts, backs } };
   }
+}
+
+/** Half the size: light and depth of the nearest of four pixels and of those level with it. */
+function halved({ width, height, texels }) {
+  const half = { width: Math.ceil(width / 2), height: Math.ceil(height / 2) };
+  const made = new Float32Array(4 * half.width * half.height);
+  for (let y = 0, i = 0; y < half.height; y++) {
+    for (let x = 0; x < half.width; x++, i += 4) {
+      const four = [0, 1, 2, 3].map(
+        (k) => 4 * (Math.min(2 * y + (k >> 1), height - 1) * width + Math.min(2 * x + (k & 1), width - 1)),
+      );
+      const nearest = Math.max(...four.map((at) => texels[at + 3]));
+      const level = four.filter((at) => texels[at + 3] >= nearest - LEVEL);
+      for (let c = 0; c < 3; c++) made[i + c] = level.reduce((sum, at) => sum + texels[at + c], 0) / level.length;
+      made[i + 3] = nearest;
+    }
+  }
+  return { ...half, texels: made };
+}
+
+/** The nearest depth in each tile. */
+function nearestIn(texels, { width, height }) {
+  const [columns, rows] = [width, height].map((side) => Math.ceil(side / TILE));
+  const nearest = Array(columns * rows).fill(0);
+  for (let y = 0, i = 3; y < height; y++) {
+    for (let x = 0; x < width; x++, i += 4) {
+      const tile = Math.floor(y / TILE) * columns + Math.floor(x / TILE);
+      nearest[tile] = Math.max(nearest[tile], texels[i]);
+    }
+  }
+  return { columns, rows, nearest };
 }
