@@ -191,7 +191,7 @@ class BokehFocus(io.ComfyNode):
     ) -> io.NodeOutput:
         check_finite(image, "pictures")
         count, size = len(image), tuple(image.shape[1:3])
-        frames = _Frames(2 * count)
+        frames = _Frames(3 * count)
         disparity, known, notes = _disparity(depth, mask, depth_is, count, size, frames.done)
         if disparity.min() == disparity.max():
             raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")

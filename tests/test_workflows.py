@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from pathlib import Path
 
+import nodes as host_nodes
 import pytest
 from layout import boxes_at_rest, faults
 from page import RENDERERS, HostPage
@@ -13,10 +15,22 @@ from PIL import Image
 from places import WORKFLOWS
 
 EXAMPLES = sorted(WORKFLOWS.glob("*.json"))
+# Nodes that are the page's alone.
+NOTES = {"MarkdownNote"}
+# What the name of an example ends with that needs a newer host than the oldest.
+NEWER = re.compile(r"ComfyUI (\d+\.\d+)\)$")
 
 
 def nodes_of(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["nodes"]
+
+
+def lacking(path: Path) -> set[str]:
+    """The nodes of an example that this host does not have."""
+    return {node["type"] for node in nodes_of(path)} - NOTES - host_nodes.NODE_CLASS_MAPPINGS.keys()
+
+
+RUNNABLE = [path for path in EXAMPLES if not lacking(path)]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +62,7 @@ def visit(request, browser, server, model_files):
 
 @pytest.mark.server
 @pytest.mark.browser
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, visit, server):
     page, vue = visit
     page.load(path)
@@ -57,7 +71,7 @@ def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, vis
     page.check()
     prompt = page.prompt()
     info = server.client.object_info()
-    active = {str(node["id"]): node for node in nodes_of(path) if node["type"] != "MarkdownNote"}
+    active = {str(node["id"]): node for node in nodes_of(path) if node["type"] not in NOTES}
     assert prompt.keys() == active.keys()
     for key, node in active.items():
         assert prompt[key]["class_type"] == node["type"]
@@ -71,6 +85,15 @@ def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, vis
     server.client.queue(prompt)
     server.client.request("POST", "/queue", {"clear": True})
     server.client.interrupt()
+
+
+def test_an_example_that_needs_a_newer_host_says_so_in_its_name_and_in_its_note():
+    for path in EXAMPLES:
+        newer = NEWER.search(path.stem)
+        assert newer or not lacking(path), path.stem
+        if newer:
+            (note,) = (node["widgets_values"][0] for node in nodes_of(path) if node["type"] in NOTES)
+            assert note.startswith(f"Needs **ComfyUI {newer[1]}**"), path.stem
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -25,7 +25,7 @@ WORKFLOWS = PACK / "workflows"
 SIDE, LEVELS, QUALITY = 600, 4, 88
 SAID = "drawn by the demonstration model"
 DRAWN, RENDERED = "a drawn scene", "a drawn scene, by Bokeh Render"
-PHOTO, DEPTH = "thumbnail_photo.png", "thumbnail_depth.png"
+PHOTO, DEPTH, MASK = "thumbnail_photo.png", "thumbnail_depth.png", "thumbnail_mask.png"
 # The drawn scene, in metres: balls (middle to the right, height, distance, radius, colour) over a floor, and a wall.
 BALLS = (
     (-0.55, -0.55, 2.4, 0.45, (0.85, 0.16, 0.12)),
@@ -34,6 +34,8 @@ BALLS = (
     (-1.9, -0.4, 7.5, 0.6, (0.30, 0.62, 0.25)),
 )
 FLOOR, WALL = -1.0, 10.0
+# The ball that the mask shows.
+NAMED = 0
 
 
 class Example(NamedTuple):
@@ -44,8 +46,8 @@ class Example(NamedTuple):
         prompt, seed: of the demonstration model.
         strip: whether the levels are shown below.
         said: written on it where the example itself draws otherwise.
-        kind: "blur", "words", "second" for a second pass, "photo" for Bokeh Render, "rack" for a pull of its focus, or
-            "alpha" for semantic bokeh, whose plain picture is the one at 1.
+        kind: "blur", "words", "second" for a second pass, "photo" for Bokeh Render, "rack" for a pull of its focus,
+            "named" for a mask in place of the depth, or "alpha" for semantic bokeh, whose plain picture is at 1.
     """
 
     number: str
@@ -73,9 +75,12 @@ EXAMPLES = (
     Example("14", "a green heart before grey lights", 12, True, SAID, "words"),
     Example("15", "a pink heart before olive checks", 5, True, SAID),
     Example("16", "", 0, False, RENDERED, "photo"),
+    Example("17", "", 0, False, DRAWN, "named"),
+    Example("18", "a red heart before navy checks", 3, False, SAID, "alpha"),
 )
 # Where the photos' focus is: the point, and for a pull its end. By the ball that it lies on.
 POINTS = {"9": ((0.24, 0.63),), "10": ((0.80, 0.44),), "11": ((0.24, 0.63), (0.80, 0.44)), "16": ((0.63, 0.52),)}
+POINTS |= {"17": POINTS["9"]}
 
 
 def blur_graph(example: Example) -> Graph:
@@ -147,8 +152,18 @@ def photo_graph(example: Example) -> Graph:
     }
 
 
-def scene() -> tuple[Image.Image, Image.Image]:
-    """A drawn picture, sharp everywhere, and its inverse distances in grey, from those of the wall to the nearest."""
+def named_graph(example: Example) -> Graph:
+    """The drawn scene in which one ball is sharp, by its mask alone."""
+    graph = photo_graph(example)
+    graph["depth"] = node("LoadImageMask", image=MASK, channel="red")
+    inputs = graph["focus"]["inputs"]
+    inputs |= {"mask": inputs.pop("depth"), "focus_by": "mask", "lens": "blur"}
+    return graph
+
+
+def scene() -> tuple[Image.Image, Image.Image, Image.Image]:
+    """A drawn picture, sharp everywhere, its inverse distances in grey, from those of the wall to the nearest, and the
+    mask of one ball."""
     fine = 3
     axis = (np.arange(SIDE * fine) + 0.5) / (SIDE * fine) - 0.5
     # A ray goes by (x, y) for each metre of distance.
@@ -161,7 +176,8 @@ def scene() -> tuple[Image.Image, Image.Image]:
     distance = np.where(seen, floor, distance)
     tiles = (np.floor(x * distance / 0.5) + np.floor(distance / 0.5)) % 2
     colour = np.where(seen[..., None], np.where(tiles[..., None], (0.62, 0.58, 0.52), (0.24, 0.22, 0.21)), colour)
-    for right, up, away, radius, paint in BALLS:
+    shown = np.zeros(x.shape)
+    for number, (right, up, away, radius, paint) in enumerate(BALLS):
         a, b = x**2 + y**2 + 1, x * right + y * up + away
         inside = b**2 - a * (right**2 + up**2 + away**2 - radius**2)
         hit = (b - np.sqrt(np.maximum(inside, 0))) / a
@@ -171,10 +187,12 @@ def scene() -> tuple[Image.Image, Image.Image]:
         stripe = np.where(np.floor((normal[..., 1] + 1) * 6) % 2, 1.0, 0.72)
         colour = np.where(seen[..., None], light[..., None] * stripe[..., None] * np.array(paint), colour)
         distance = np.where(seen, hit, distance)
+        shown = np.where(seen, float(number == NAMED), shown)
     picture = colour.reshape(SIDE, fine, SIDE, fine, 3).mean((1, 3))
     inverse = 1 / distance[fine // 2 :: fine, fine // 2 :: fine]
     grey = (inverse - 1 / WALL) / (1 / nearest() - 1 / WALL)
-    return tuple(Image.fromarray((255 * part.clip(0, 1)).round().astype(np.uint8)) for part in (picture, grey))
+    mask = shown[fine // 2 :: fine, fine // 2 :: fine]
+    return tuple(Image.fromarray((255 * part.clip(0, 1)).round().astype(np.uint8)) for part in (picture, grey, mask))
 
 
 def nearest() -> float:
@@ -189,6 +207,7 @@ GRAPHS = {
     "second": second_graph,
     "photo": photo_graph,
     "rack": photo_graph,
+    "named": named_graph,
 }
 
 
@@ -201,7 +220,7 @@ def pictures(client: HostClient, example: Example) -> list[Image.Image]:
     entry = client.run(GRAPHS[example.kind](example), timeout=1200)
     found = [picture for picture in client.pictures(entry) if picture.node == "single"]
     levels = [Image.open(io.BytesIO(client.download(picture))).convert("RGB") for picture in found]
-    return [scene()[0], *levels] if example.kind == "photo" else levels
+    return [scene()[0], *levels] if example.kind in ("photo", "named") else levels
 
 
 def compose(levels: list[Image.Image], example: Example) -> Image.Image:
@@ -236,7 +255,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as base, HostProcess(host, Path(sys.executable), Path(base)) as server:
         folder = Path(base) / "input"
         folder.mkdir(exist_ok=True)
-        for picture, name in zip(scene(), (PHOTO, DEPTH), strict=True):
+        for picture, name in zip(scene(), (PHOTO, DEPTH, MASK), strict=True):
             picture.save(folder / name)
         for example in EXAMPLES:
             if example.number in wanted:
