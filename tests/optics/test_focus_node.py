@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import folder_paths
 import numpy as np
 import pytest
 import torch
+from flux import run_node
 from focus_inputs import SETTINGS
 from PIL import Image
 
 from bokeh.nodes.focus import BokehFocus
 from bokeh.nodes.render import BokehRender
+from bokeh.nodes.view import BokehSweepView
+from bokeh.sweep.export import save_sweep
+from bokeh.sweep.report import measure_sweep
+from bokeh.sweep.sheet import contact_sheet
 
 
 def scene(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,6 +121,35 @@ def test_a_sharp_range_keeps_what_lies_around_the_plane():
     focus, _, in_focus, *_ = run(focus_by="distances", distances="0.5", sharp=1.0)
     assert focus.sharp == pytest.approx(0.5)
     assert in_focus.min() == 1
+
+
+def test_view_grid_report_and_files_label_a_rack_focus_in_metres_or_from_far_to_near(tmp_path):
+    metres = {"lens": "50 mm f/1.8, 36 x 24 mm", "focus_by": "distances", "distances": "1.2, 2 m, 4"}
+    far_to_near = {"focus_by": "distances", "distances": "0, 0.5, 1"}
+    images = torch.rand(3, 48, 64, 3, generator=torch.Generator().manual_seed(0))
+    for changed, captions in ((metres, ("1.2 m", "2.0 m", "4.0 m")), (far_to_near, ("far", "0.5", "near"))):
+        sweep = run(**changed)[0].sweep
+        (shown,) = BokehSweepView.execute(images, sweep).ui["bokeh_sweep"]
+        assert shown["name"] == "focus"
+        assert tuple(level["label"] for level in shown["levels"]) == captions
+        (grid,) = run_node("BokehSweepGrid", images=images, sweep=sweep, columns=0)
+        assert torch.equal(grid, contact_sheet(images, captions))
+        report = measure_sweep(images, sweep).markdown()
+        assert all(f"{caption})" in report or f"| {caption} |" in report for caption in captions)
+        saved = save_sweep(images, sweep, tmp_path, captions[0])
+        assert json.loads((saved.folder / "sweep.json").read_text())["labels"] == list(captions)
+
+
+def test_a_depth_map_of_another_size_is_said_and_one_with_nan_refused():
+    _, depth = scene()
+    smaller = run(depth=depth[:, ::2, ::2])[-1]["text"][0]
+    assert "The depth map of 96 x 64 was resized to the picture's 192 x 128." in smaller
+    assert "Its shape is another" in run(depth=depth[:, :, :64])[-1]["text"][0]
+    depth[0, 5, 7] = float("nan")
+    refused("The depth map has NaN or infinite values in 1 of its 24576 pixels", depth=depth)
+    refused("1 of the 24576 values of the depth map are not distances", depth=depth[..., :1], depth_is="metres")
+    refused("The depth map has NaN or infinite values in 1 of its", depth=depth, depth_is="1/m")
+    refused("The focus point (1.2, 0.5) is outside the picture", focus_x=1.2)
 
 
 def test_wrong_inputs_are_refused_in_a_sentence():

@@ -107,10 +107,10 @@ def test_apple_s_depth_is_a_further_picture_of_the_file(tmp_path):
 def heif(monkeypatch):
     """Puts what pillow-heif would have read in its place."""
 
-    def install(metadata: dict | None, depth: np.ndarray = RAMP, **info) -> None:
+    def install(metadata: dict | None, depth: np.ndarray = RAMP, photo: Image.Image = PHOTO, **info) -> None:
         as_pillow = types.SimpleNamespace(to_pillow=lambda: Image.fromarray(depth), info={"metadata": metadata})
-        photo = types.SimpleNamespace(to_pillow=lambda: PHOTO, info={"depth_images": [as_pillow], **info})
-        module = types.SimpleNamespace(open_heif=lambda file: [photo])
+        opened = types.SimpleNamespace(to_pillow=lambda: photo, info={"depth_images": [as_pillow], **info})
+        module = types.SimpleNamespace(open_heif=lambda file: [opened])
         monkeypatch.setitem(sys.modules, "pillow_heif", module)
 
     return install
@@ -133,6 +133,36 @@ def test_a_heic_s_depth_is_as_its_file_says(heif, tmp_path, metadata, metric, en
     assert portrait.metric is metric
     assert portrait.disparity[0, [0, -1]] == pytest.approx(ends, rel=1e-4)
     assert portrait.image.size == (64, 48)
+
+
+@pytest.mark.parametrize("stored", [RAMP, np.rot90(RAMP, -1)], ids=["as the sensor saw it", "upright already"])
+def test_an_upright_heic_has_upright_depth(heif, tmp_path, stored):
+    heif(
+        {"representation_type": 1, "d_min": 1.0, "d_max": 2.0},
+        stored,
+        PHOTO.rotate(90, expand=True),
+        original_orientation=6,
+    )
+    path = tmp_path / "upright.heic"
+    path.touch()
+    portrait = read_portrait(path)
+    assert portrait.image.size == (48, 64)
+    assert portrait.disparity.shape == (32, 24)
+    assert portrait.disparity[[0, -1], 0] == pytest.approx([1, 1 + LAST], rel=1e-4)
+
+
+@pytest.mark.parametrize("length", [700, 1000, 1300])
+def test_a_portrait_that_was_cut_off_is_refused_in_a_sentence(tmp_path, length):
+    """Between the end of the first picture of an MPO and the end of its depth."""
+    further = Image.fromarray(RAMP)
+    further.encoderinfo = {"xmp": b'<x apdi:AuxiliaryImageType="disparity"/>', "quality": 100}
+    path = tmp_path / "cut.jpg"
+    PHOTO.save(path, "MPO", save_all=True, append_images=[further])
+    data = path.read_bytes()
+    assert length < len(data)
+    path.write_bytes(data[:length])
+    with pytest.raises(ValueError, match=r"cut\.jpg (cannot be read|carries no depth|is not a photo)"):
+        read_portrait(path)
 
 
 def test_without_its_package_a_heic_says_how_to_get_it(monkeypatch, tmp_path):
