@@ -26,6 +26,7 @@ from ..optics.focus import (
     smoothed,
 )
 from ..optics.lens import SENSORS
+from ..optics.repair import with_hard_edges
 from .schema import FOCUS, blur_slider, schema
 
 _BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
@@ -191,8 +192,12 @@ class BokehFocus(io.ComfyNode):
     ) -> io.NodeOutput:
         check_finite(image, "pictures")
         count, size = len(image), tuple(image.shape[1:3])
-        frames = _Frames(3 * count)
+        frames = _Frames(4 * count)
         disparity, known, notes = _disparity(depth, mask, depth_is, count, size, frames.done)
+        for values in disparity:
+            if depth is not None:
+                values.copy_(with_hard_edges(values[None])[0])
+            frames.done()
         if disparity.min() == disparity.max():
             raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
         shown = _copies(cls, image[:1], disparity)

@@ -117,6 +117,13 @@ def test_a_clip_is_pulled_over_its_frames_and_its_plane_is_calm():
     refused("3 pictures came and 2 focus distances were asked for", count=3, focus_by="distances", distances="0, 1")
 
 
+def test_soft_edges_of_a_depth_map_are_made_hard_and_those_of_a_mask_left():
+    hard = scene()[1][..., 0]
+    soft = torch.nn.functional.avg_pool2d(hard, 3, 1, 1, count_include_pad=False)[..., None].expand(-1, -1, -1, 3)
+    assert len(run(depth=soft)[0].disparity[0, 20:100, 50:130].unique()) == 2
+    assert len(run(depth=None, mask=soft[..., 0])[0].disparity[0, 20:100, 50:130].unique()) > 2
+
+
 def test_a_sharp_range_keeps_what_lies_around_the_plane():
     focus, _, in_focus, *_ = run(focus_by="distances", distances="0.5", sharp=1.0)
     assert focus.sharp == pytest.approx(0.5)
@@ -164,8 +171,8 @@ def test_wrong_inputs_are_refused_in_a_sentence():
 
 
 def test_the_page_gets_the_picture_and_its_disparity_to_sixteen_bits():
-    disparity = torch.linspace(0, 1, 64 * 96).reshape(1, 64, 96, 1)
-    done = BokehFocus.execute(torch.full((1, 64, 96, 3), 0.5), **SETTINGS, depth=disparity)
+    disparity = torch.linspace(0, 1, 256).expand(1, 64, 256)[..., None]
+    done = BokehFocus.execute(torch.full((1, 64, 256, 3), 0.5), **SETTINGS, depth=disparity)
     (shown,) = done.ui["bokeh_focus"]
 
     def read(file: dict) -> np.ndarray:
@@ -178,11 +185,11 @@ def test_the_page_gets_the_picture_and_its_disparity_to_sixteen_bits():
     assert shown == {
         "low": 0.0,
         "high": 1.0,
-        "width": 96,
+        "width": 256,
         "height": 64,
         "depth_is": "near is bright",
         "metres": False,
-        "plane": pytest.approx(0.508, abs=0.001),
+        "plane": pytest.approx(0.502, abs=0.001),
     }
     large = BokehFocus.execute(torch.rand(1, 900, 1200, 3), **SETTINGS, depth=disparity).ui["bokeh_focus"][0]
     assert read(large["picture"]).shape == (576, 768, 3)

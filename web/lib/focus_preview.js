@@ -6,7 +6,7 @@
 
 import { pixelsOf } from "./focus_files.js";
 
-// Side in px of the tiles for which it is known which discs reach them.
+// Side in px, a power of two, of the tiles for which it is known which discs reach them.
 const TILE = 32;
 // Depths that are no further apart than this, of 0 to 1, count as one surface.
 const LEVEL = 1 / 32;
@@ -32,8 +32,7 @@ void main() {
 const GATHER = `${HEAD}
 const float PI = 3.14159265;
 uniform sampler2D copy, reaches;
-uniform float shrunk;
-uniform int samples;
+uniform float shrunk, samples;
 layout(location = 0) out vec4 front;
 layout(location = 1) out vec4 back;
 void main() {
@@ -46,13 +45,13 @@ void main() {
   if (reach >= 0.25) {
     reach += 0.5;
     // No more than a small disc has pixels.
-    int count = min(samples, int(3.0 * reach * reach) + 6);
-    float each = PI * reach * reach / float(count);
+    float count = min(samples, floor(3.0 * reach * reach) + 6.0);
+    float each = PI * reach * reach / count;
     vec2 way = vec2(1, 0);
     // The golden angle.
     const mat2 turn = mat2(-0.73736888, 0.67549029, -0.67549029, -0.73736888);
-    for (int i = 0; i < count; i++) {
-      float apart = reach * sqrt((float(i) + 0.5) / float(count));
+    for (float i = 0.5; i < count; i++) {
+      float apart = reach * sqrt(i / count);
       way = turn * way;
       vec4 x = textureLod(copy, (gl_FragCoord.xy + way * apart) * texel, 0.0);
       float signed_ = radius(x.a) / shrunk;
@@ -71,8 +70,7 @@ void main() {
 
 const COMBINE = `${HEAD}
 uniform sampler2D scene, fronts, backs;
-uniform float limit;
-uniform bool overlay, plain;
+uniform float limit, overlay, plain;
 out vec4 made;
 void main() {
   // Rows of a picture go down, those of the screen up.
@@ -83,11 +81,11 @@ void main() {
   float r = abs(radius(own.a));
   vec4 front = textureLod(fronts, at, 0.0), back = textureLod(backs, at, 0.0);
   float blurred = smoothstep(0.5, 1.5, r);
-  if (!plain && (blurred > 0.0 || front.a > 0.004)) {
+  if (plain == 0.0 && (blurred > 0.0 || front.a > 0.004)) {
     vec3 light = mix(colour * colour, back.rgb / back.a, blurred);
     colour = sqrt(front.rgb + (1.0 - front.a) * light);
   }
-  if (overlay && r <= limit) colour = mix(colour, vec3(0.1, 1.0, 0.35), 0.5);
+  if (overlay > 0.0 && r <= limit) colour = mix(colour, vec3(0.1, 1.0, 0.35), 0.5);
   made = vec4(colour, 1);
 }`;
 
@@ -132,12 +130,12 @@ export class Preview {
       for (let x = 0; x < width; x++, i += 4) texels[i] = map ? map.values[row + Math.floor(((x + 0.5) * map.width) / width)] : 0;
     }
     this.#texture("scene", this.#size, gl.RGBA32F, gl.RGBA, texels);
-    this.#tiles = nearestIn(texels, this.#size);
     let copy = { ...this.#size, texels: texels.map((value, i) => (i % 4 === 3 ? value : value * value)) };
-    for (const { shrunk } of [FINE, QUICK]) {
+    for (let shrunk = 2; shrunk <= TILE; shrunk *= 2) {
       copy = halved(copy);
-      this.#copies[shrunk] = this.#copy(shrunk, copy);
+      if (shrunk <= QUICK.shrunk) this.#copies[shrunk] = this.#copy(shrunk, copy);
     }
+    this.#tiles = copy;
   }
 
   /** Draw with `settings`: {plane, gain, sharp, limit, overlay, plain}; radii in px of this picture. */
@@ -163,27 +161,26 @@ export class Preview {
 
   /** The largest disc, of those in front of the plane of focus, that reaches into each tile. */
   #reach({ plane, sharp, gain }) {
-    const { columns, rows, nearest } = this.#tiles;
-    const made = new Float32Array(columns * rows);
-    nearest.forEach((value, tile) => {
-      const radius = Math.max(value - plane - sharp, 0) * gain;
+    const { width, height, texels } = this.#tiles;
+    const made = new Float32Array(width * height);
+    for (let tile = 0; tile < made.length; tile++) {
+      const radius = Math.max(texels[4 * tile + 3] - plane - sharp, 0) * gain;
       const far = Math.ceil(radius / TILE) + 1;
-      const [column, row] = [tile % columns, Math.floor(tile / columns)];
-      for (let y = Math.max(row - far, 0); y <= Math.min(row + far, rows - 1); y++) {
-        for (let x = Math.max(column - far, 0); x <= Math.min(column + far, columns - 1); x++) {
+      const [column, row] = [tile % width, Math.floor(tile / width)];
+      for (let y = Math.max(row - far, 0); y <= Math.min(row + far, height - 1); y++) {
+        for (let x = Math.max(column - far, 0); x <= Math.min(column + far, width - 1); x++) {
           const gap = TILE * (Math.hypot(x - column, y - row) - 1.5);
-          if (radius + 2 > gap) made[y * columns + x] = Math.max(made[y * columns + x], radius);
+          if (radius + 2 > gap) made[y * width + x] = Math.max(made[y * width + x], radius);
         }
       }
-    });
-    this.#texture("reaches", { width: columns, height: rows }, this.gl.R32F, this.gl.RED, made);
+    }
+    this.#texture("reaches", this.#tiles, this.gl.R32F, this.gl.RED, made);
   }
 
   #blur({ shrunk, samples }) {
-    const { plain } = this.#settings;
-    const { frame, textures, size } = this.#copies[shrunk];
-    const given = { ...this.#settings, ...textures, scene: this.#textures.scene, reaches: this.#textures.reaches, shrunk, samples };
-    if (!plain) this.#run("gather", frame, size, given);
+    const { frame, size, textures } = this.#copies[shrunk];
+    const given = { ...this.#textures, ...textures, ...this.#settings, shrunk, samples };
+    if (!given.plain) this.#run("gather", frame, size, given);
     this.#run("combine", null, this.#size, given);
   }
 
@@ -200,8 +197,7 @@ export class Preview {
         gl.activeTexture(gl.TEXTURE0 + unit);
         gl.bindTexture(gl.TEXTURE_2D, value);
         gl.uniform1i(at, unit++);
-      } else if (place === "samples" || typeof value === "boolean") gl.uniform1i(at, Number(value));
-      else gl.uniform1f(at, value);
+      } else gl.uniform1f(at, Number(value));
     }
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -238,10 +234,9 @@ export class Preview {
   }
 
   /** A smaller copy of the scene, and what is drawn at its size. */
-  #copy(shrunk, { width, height, texels }) {
+  #copy(shrunk, { texels, ...size }) {
     const { gl } = this;
     gl.deleteFramebuffer(this.#copies[shrunk]?.frame ?? null);
-    const size = { width, height };
     const copy = this.#texture(`copy${shrunk}`, size, gl.RGBA32F, gl.RGBA, texels);
     // Half floats can be filtered everywhere.
     const kind = gl.getExtension("OES_texture_float_linear") ? [gl.RGBA32F, gl.FLOAT] : [gl.RGBA16F, gl.HALF_FLOAT];
@@ -275,17 +270,4 @@ function halved({ width, height, texels }) {
     }
   }
   return { ...half, texels: made };
-}
-
-/** The nearest depth in each tile. */
-function nearestIn(texels, { width, height }) {
-  const [columns, rows] = [width, height].map((side) => Math.ceil(side / TILE));
-  const nearest = Array(columns * rows).fill(0);
-  for (let y = 0, i = 3; y < height; y++) {
-    for (let x = 0; x < width; x++, i += 4) {
-      const tile = Math.floor(y / TILE) * columns + Math.floor(x / TILE);
-      nearest[tile] = Math.max(nearest[tile], texels[i]);
-    }
-  }
-  return { columns, rows, nearest };
 }
