@@ -26,7 +26,7 @@ from ..optics.focus import (
     smoothed,
 )
 from ..optics.lens import SENSORS
-from ..optics.repair import with_hard_edges
+from ..optics.repair import repaired
 from .schema import FOCUS, blur_slider, schema
 
 _BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
@@ -196,7 +196,7 @@ class BokehFocus(io.ComfyNode):
         disparity, known, notes = _disparity(depth, mask, depth_is, count, size, frames.done)
         for values in disparity:
             if depth is not None:
-                values.copy_(with_hard_edges(values[None])[0])
+                values.copy_(repaired(values, comfy.model_management.throw_exception_if_processing_interrupted))
             frames.done()
         if disparity.min() == disparity.max():
             raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")

@@ -55,8 +55,8 @@ def disparity_of(
     for row, (low, high) in enumerate(ends.tolist()):
         if span != AS_IS and high - low <= FLAT * max(abs(low), abs(high)):
             raise ValueError(
-                f"{_name(row, len(ends))} has the same value, {low:.3g}, everywhere: there is no depth to render a blur from. Check "
-                "that it comes from a depth node and belongs to this picture."
+                f"{_name(row, len(ends))} has the same value, {low:.3g}, everywhere: there is no depth to render a "
+                "blur from. Check that it comes from a depth node and belongs to this picture."
             )
     if span == AS_IS:
         low, high = maps.low, maps.high

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from bokeh.optics import repair
 from bokeh.optics.repair import with_hard_edges
 
 
@@ -31,3 +32,13 @@ def test_hard_edges_and_slopes_stay():
     assert (with_hard_edges(sharp) != sharp).float().mean() < 0.002
     slope = torch.linspace(0, 1, 200)[None, :, None].expand(2, 200, 50)
     assert torch.equal(with_hard_edges(slope), slope)
+
+
+def test_bands_do_not_show(monkeypatch):
+    sharp = planes()
+    soft = F.avg_pool2d(F.pad(sharp[:, None], (2, 2, 2, 2), mode="replicate"), 5, 1)[:, 0]
+    whole, bands = with_hard_edges(soft), []
+    monkeypatch.setattr(repair, "BAND", 17)
+    assert torch.equal(with_hard_edges(soft), whole)
+    repair.repaired(soft[0], lambda: bands.append(1))
+    assert len(bands) == 6
