@@ -154,7 +154,7 @@ def test_a_depth_map_of_another_size_is_said_and_one_with_nan_refused():
     assert "Its shape is another" in run(depth=depth[:, :, :64])[-1]["text"][0]
     depth[0, 5, 7] = float("nan")
     refused("The depth map has NaN or infinite values in 1 of its 24576 pixels", depth=depth)
-    refused("The depth map has 1 of 24576 values that are not distances above 0", depth=depth[..., :1], depth_is="metres")
+    refused("has 1 of 24576 values that are not distances above 0", depth=depth[..., :1], depth_is="metres")
     refused("The depth map has NaN or infinite values in 1 of its", depth=depth, depth_is="1/m")
     refused("The focus point (1.2, 0.5) is outside the picture", focus_x=1.2)
 

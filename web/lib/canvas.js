@@ -29,21 +29,16 @@ export function scrollOrZoom(element, inside) {
   });
 }
 
-/** Place -> settle(), of the nodes that sit in a graph. */
-const settled = new Map();
-
-/** The place on screen of each node's content, by the node's locator. */
+/** settle() of the places of nodes that sit in a graph, and the place on screen of each content. */
+const settled = new Set();
 const seen = new Map();
 
 /**
- * A place for `content` in a node: neither in the workflow's list of values nor in what goes to the server. It grows
- * with the node unless it is a text.
- *
- * Vue nodes go on showing the element of a node that undo has replaced by a copy of itself: the copy's content moves in
- * there.
+ * A place for `content` in a node, neither saved with it nor sent to the server; grows with the node unless it is a text.
+ * Vue nodes go on showing the element of a node that undo has replaced by a copy: the copy's content moves in there.
  */
 export function addPlace(node, name, type, content, height, isText = false) {
-  // The page lets a node's content with this class grow with the node.
+  // With this class it grows.
   const place = element("div", { className: isText ? "" : "widget-expands", style: "height: 100%" }, content);
   const options = { hideOnZoom: isText, serialize: false, getMinHeight: () => height };
   node.addDOMWidget(name, type, place, options).serialize = false;
@@ -53,16 +48,14 @@ export function addPlace(node, name, type, content, height, isText = false) {
     const at = seen.get(id);
     if (at?.isConnected && content.parentNode !== at) at.replaceChildren(content);
   };
-  if (node.graph) settled.set(place, settle);
-  after(node, "onAdded", () => settled.set(place, settle));
-  after(node, "onRemoved", () => settled.delete(place));
+  if (node.graph) settled.add(settle);
+  after(node, "onAdded", () => settled.add(settle));
+  after(node, "onRemoved", () => settled.delete(settle));
 }
 
 app.registerExtension({
   name: "Bokeh.Places",
   setup() {
-    setInterval(() => {
-      for (const settle of settled.values()) settle();
-    }, SETTLE_MS);
+    setInterval(() => settled.forEach((settle) => settle()), SETTLE_MS);
   },
 });
