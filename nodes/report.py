@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import comfy.model_management
 from comfy.utils import ProgressBar
@@ -10,7 +11,9 @@ from comfy_api.latest import io, ui
 
 from ..host import as_app_result
 from ..sweep.figure import draw
-from ..sweep.report import measure_pictures, measure_sweep
+from ..sweep.measure import measure_pictures, measure_sweep
+from ..sweep.reference import rendered_scenes
+from ..sweep.table import markdown
 from ..sweep.values import Sweep
 from ..sweep.verdict import verdict
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
@@ -44,6 +47,13 @@ class BokehReport(io.ComfyNode):
                     tooltip="White where the subject in focus is. Subject and background are then measured apart, "
                     "which says more: a sharp subject hides the blur behind it in a figure for the whole picture.",
                 ),
+                io.Image.Input(
+                    "depth",
+                    optional=True,
+                    tooltip="The scene's depth in grey, near things bright, from any depth node: the sharpest picture "
+                    "is then rendered at every blur, and LVCorr (reference) holds the pictures against these renders, "
+                    "as in Bokeh Diffusion. One map, or one for each scene or picture.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="The figure: sharpness and consistency over blur."),
@@ -52,23 +62,37 @@ class BokehReport(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="numbers",
-                    tooltip="All numbers as JSON: lvcorr, consistency, the gains over the plain picture, and one entry "
-                    "for each level. null where a number is not defined.",
+                    tooltip="All numbers as JSON: the bokeh score, LVCorr by both definitions, consistency, the gains "
+                    "over the plain picture, and one entry for each level and scene. null where a number is not "
+                    "defined.",
                 ),
             ],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images, sweep: Sweep | None = None, plain=None, mask=None) -> io.NodeOutput:
-        bar = ProgressBar(len(images))
+    def execute(cls, images, sweep: Sweep | None = None, plain=None, mask=None, depth=None) -> io.NodeOutput:
+        # As much for the render of a picture as for its measures.
+        bar = ProgressBar(len(images) * (2 if depth is not None else 1))
 
         def on_level(done: int, total: int) -> None:
-            bar.update_absolute(done, total)
+            bar.update_absolute(done)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
+        def on_part(done: int, parts: int) -> None:
+            on_level(len(images) * done // parts, 0)
+
+        reference, notes = None, []
         if sweep is not None:
-            report = measure_sweep(images, sweep, mask, on_level, plain)
+            sweep.check(len(images))
+            first = 0
+            if depth is not None:
+                reference, notes = rendered_scenes(images, sweep, depth, mask, on_part)
+                first = len(images)
+            report = measure_sweep(
+                images, sweep, mask, lambda done, total: on_level(first + done, total), plain, reference
+            )
+            report = replace(report, notes=(*report.notes, *notes))
         elif plain is not None:
             report, images = measure_pictures(images, plain, mask, on_level)
         else:
@@ -76,8 +100,9 @@ class BokehReport(io.ComfyNode):
                 "The report has nothing to hold the pictures against. Connect the sweep they come from, or the plain "
                 "model's picture of the same seed."
             )
+        images = images[: len(report.sweep)]
         said = verdict(report, images)
-        plot, text = draw(report, images), f"**{said}**\n\n{report.markdown()}"
+        plot, text = draw(report, images), f"**{said}**\n\n{markdown(report)}"
         files = ui.PreviewImage(plot, cls=cls).values
         # The page draws the figure itself, in its own colours; the picture is for saving.
         shown = {**report.numbers(), "verdict": said, "plot": files[0]}

@@ -16,8 +16,8 @@
 - ``size``: ``width`` and ``height`` of the pictures in px;
 - ``seed`` of the sampler, null if not known;
 - ``files``: names of the ``levels`` (a list), of the ``sheet`` and of the ``animation`` (null without one);
-- ``measures`` over the whole picture: ``laplacian_variance`` (a list), and ``lvcorr`` and ``lvcorr_rank``, its
-  correlation with the values by Pearson and by rank; null where not defined.
+- ``measures`` over the whole picture: ``laplacian_variance`` (a list), and ``lvcorr_k`` and ``by_rank``, its
+  correlation with the values as in Genfocus and by rank (``trend``); null where not defined.
 
 PNG files carry the given metadata as text chunks, the animation as EXIF, both the way the host's own do.
 """
@@ -40,8 +40,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..files import BadName, inside, partial
-from .measures import SMALLEST_SIDE, correlation, laplacian_variance, negative_logarithm
+from .measures import SMALLEST_SIDE, as_shown, laplacian_variance
 from .sheet import contact_sheet
+from .trend import by_rank, lvcorr_k
 from .values import Sweep
 
 FORMAT, FORMAT_VERSION = "comfyui-bokeh-sweep", 1
@@ -349,16 +350,16 @@ def _exif(texts: Mapping[str, str]) -> Image.Exif:
 def _variance(image: Tensor) -> float | None:
     if min(image.shape[:2]) < SMALLEST_SIDE or not image.isfinite().all():
         return None
-    variance = laplacian_variance(image[None]).item()
-    return variance if math.isfinite(variance) else None
+    return laplacian_variance(as_shown(image[None])).item()
 
 
 def _measures(values: Sequence[float], variances: list[float | None]) -> dict:
-    pearson = rank = None
-    if None not in variances:
-        blurs = negative_logarithm(torch.tensor(variances)).tolist()
-        pearson, rank = (correlation(values, blurs, method) for method in ("pearson", "rank"))
-    return {"laplacian_variance": variances, "lvcorr": pearson, "lvcorr_rank": rank}
+    known = None not in variances
+    return {
+        "laplacian_variance": variances,
+        "lvcorr_k": lvcorr_k(values, variances) if known else None,
+        "by_rank": by_rank(values, variances) if known else None,
+    }
 
 
 def _settle(unfinished: Path, parent: Path, name: str, counter: int) -> Path:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import measures
 from .report import Report
+from .table import headline
+from .trend import FLAT
 from .values import Sweep, format_value
 
 # Lengths in inches.
@@ -28,7 +29,7 @@ def draw(report: Report, images: Tensor) -> Tensor:
 
     Args:
         report: from ``measure_sweep``.
-        images: the pictures that were measured, [B, H, W, 3 or more].
+        images: the pictures that were measured, [B, H, W, 3 or more]; of several scenes, those of the first.
 
     Returns:
         [1, height, 1200, 3] float32 in 0..1.
@@ -41,9 +42,11 @@ def draw(report: Report, images: Tensor) -> Tensor:
 
     count = len(images)
     title = f"{report.sweep.name.capitalize()} sweep, {count} {'level' if count == 1 else 'levels'}"
+    if report.scenes:
+        title += f", mean of {len(report.scenes)} scenes"
     height = figure.get_figheight()
     figure.text(LEFT / WIDTH, 1 - 0.55 / height, title, size=17, weight="bold", color=INK)
-    figure.text(LEFT / WIDTH, 1 - 0.88 / height, report.headline(), size=13, color=QUIET)
+    figure.text(LEFT / WIDTH, 1 - 0.88 / height, headline(report), size=13, color=QUIET)
     _draw_sharpness(_panel(figure, 2.0, 2.5), report)
     _draw_consistency(lower := _panel(figure, 5.55, 1.7), report)
     centres = _apart([lower.transLimits.transform((report.sweep.values[row], 0))[0] for row in shown], slot)
@@ -92,9 +95,12 @@ def _draw_sharpness(axes, report: Report) -> None:
     _style(axes, "Measured sharpness", "variance of the Laplacian", report.sweep)
     colours = {"picture": GREY, "subject": GREEN, report.followed.area: BLUE}
     lowest, highest = math.inf, -math.inf
-    for area in report.areas:
-        numbers = [max(x, measures.VARIANCE_FLOOR) for x in area.laplacian]
-        _line(axes, report.sweep, numbers, colours[area.area], area.area, main=area is report.followed)
+    curves = [(area, area.laplacian, colours[area.area], area.area) for area in report.areas]
+    if report.followed.reference is not None:
+        curves.append((None, report.followed.reference, PURPLE, "rendered"))
+    for area, variances, colour, label in curves:
+        numbers = [max(x, FLAT) for x in variances]
+        _line(axes, report.sweep, numbers, colour, label, main=area is report.followed)
         lowest, highest = min(lowest, *numbers), max(highest, *numbers)
     # Whole decades, so that equal pictures are a level line and not magnified rounding.
     bottom, top = math.floor(math.log10(lowest)), math.ceil(math.log10(highest))
@@ -102,7 +108,7 @@ def _draw_sharpness(axes, report: Report) -> None:
     axes.set_ylim(0.8 * 10.0**bottom, 1.25 * 10.0 ** max(top, bottom + 1))
     axes.minorticks_off()
     axes.tick_params(labelbottom=False)
-    if len(report.areas) > 1:
+    if len(curves) > 1:
         _legend(axes)
 
 
@@ -113,8 +119,6 @@ def _draw_consistency(axes, report: Report) -> None:
     title = f"Consistency with {reference}{', the nearest to the pivot' if nearest else ''}"
     _style(axes, title, "1 = equal", sweep)
     _line(axes, sweep, report.ms_ssim, GREY, "MS-SSIM")
-    if report.lpips is not None:
-        _line(axes, sweep, [1 - x for x in report.lpips], PURPLE, "1 - LPIPS")
     _line(axes, sweep, report.alignment, BLUE, "alignment", main=True)
     axes.set_ylim(min(0.0, *report.alignment) - 0.05, 1.05)
     axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
@@ -161,7 +165,7 @@ def _legend(axes) -> None:
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
         borderaxespad=0.3,
-        ncols=3,
+        ncols=4,
         columnspacing=1.6,
         handlelength=1.4,
         frameon=False,

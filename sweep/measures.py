@@ -7,18 +7,16 @@ returns NaN for flat pictures.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import pickle
-from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ..optics.defocus import DISPLAY_GAMMA
@@ -26,10 +24,6 @@ from ..optics.defocus import DISPLAY_GAMMA
 LUMA = (0.299, 0.587, 0.114)
 SMALLEST_SIDE = 16
 
-# Below any picture's own variance of the Laplacian; keeps its logarithm finite for flat pictures.
-VARIANCE_FLOOR = 1e-12
-# Logarithms that differ by less are equal: float32 sums are good to about this.
-SAME_LOGARITHM = 1e-5
 # Dilation of the subject before the rest counts as background, in parts of the longer side: a mask
 # follows the outline to a few pixels only, and one sharp pixel of the subject outweighs a blurred area.
 BACKGROUND_MARGIN = 0.02
@@ -71,6 +65,12 @@ def luma(images: Tensor) -> Tensor:
             "decode it again in full precision (--fp32-vae)."
         )
     return grey
+
+
+def as_shown(images: Tensor) -> Tensor:
+    """Pictures as they are saved and shown, [B, H, W, 3] float32, cut off at 0 and 1. Raises as ``luma``."""
+    luma(images)
+    return images[..., :3].float().clamp(0, 1)
 
 
 def subject_area(mask: Tensor, images: Tensor) -> Tensor:
@@ -123,20 +123,25 @@ def laplacian_variance(images: Tensor, mask: Tensor | None = None) -> Tensor:
     deviation over the picture, or over the pixels where ``mask`` ([H, W] or [1 or B, H, W]) is above 0.5.
     Source: Pech-Pacheco et al. 2000, LAPV.
     """
+    curves = laplacian(images)
+    if mask is None:
+        return curves.flatten(1).var(1, correction=0)
+    area = subject_area(mask, images)
+    mean = _mean_over(area, curves)[:, None, None]
+    return _mean_over(area, (curves - mean).square())
+
+
+def laplacian(images: Tensor) -> Tensor:
+    """Laplacian of the grey picture, [B, H, W], as ``laplacian_variance`` takes it."""
     grey = luma(images)
     padded = F.pad(grey[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
     # As differences, so that a flat area gives zero and not rounding.
-    laplacian = (
+    return (
         (padded[:, :-2, 1:-1] - grey)
         + (padded[:, 2:, 1:-1] - grey)
         + (padded[:, 1:-1, :-2] - grey)
         + (padded[:, 1:-1, 2:] - grey)
     )
-    if mask is None:
-        return laplacian.flatten(1).var(1, correction=0)
-    area = subject_area(mask, images)
-    mean = _mean_over(area, laplacian)[:, None, None]
-    return _mean_over(area, (laplacian - mean).square())
 
 
 def brenner(images: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -155,57 +160,6 @@ def brenner(images: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _mean_over(area: Tensor, values: Tensor) -> Tensor:
     return (values * area).sum((1, 2)) / area.sum((1, 2)).clamp(min=1)
-
-
-def negative_logarithm(variances: Tensor) -> Tensor:
-    """-ln of variances of the Laplacian, no smaller than 1e-12 each: rises with the blur."""
-    return -variances.clamp(min=VARIANCE_FLOOR).log()
-
-
-def lvcorr(
-    values: Sequence[float], images: Tensor, mask: Tensor | None = None, method: str = "pearson"
-) -> float | None:
-    """LVCorr: correlation of -ln(variance of the Laplacian) with the requested blur, -1..1.
-
-    1 = the measured blur follows the request exactly. Over the whole picture, or over the background
-    (``background_area``) when the ``mask`` of the subject is given: a sharp, textured subject saturates the
-    figure of the whole picture. Source: Bokeh Diffusion (arXiv 2503.08434), which reports 0.917 on FLUX.
-
-    Args:
-        values: requested blur, one a picture.
-        mask: the subject, [H, W] or [1 or B, H, W].
-        method: "pearson", or "rank" for Spearman's (ties share their mean rank).
-
-    Returns:
-        None where it is not defined: fewer than two pictures, equal requests or equal pictures.
-    """
-    area = None if mask is None else background_area(mask, images)
-    return correlation(values, negative_logarithm(laplacian_variance(images, area)).tolist(), method)
-
-
-def correlation(values: Sequence[float], blurs: Sequence[float], method: str = "pearson") -> float | None:
-    """Pearson's ("pearson") or Spearman's ("rank") correlation; None where one side does not vary."""
-    if method not in ("pearson", "rank"):
-        raise ValueError(f"'{method}' is no kind of correlation. Use 'pearson' or 'rank'.")
-    if max(values) == min(values) or max(blurs) - min(blurs) <= SAME_LOGARITHM:
-        return None
-    pair = torch.tensor([list(values), list(blurs)], dtype=torch.float64)
-    if method == "rank":
-        pair = torch.from_numpy(rankdata(pair.numpy(), axis=1))
-    return torch.corrcoef(pair)[0, 1].item()
-
-
-def monotonicity(values: Sequence[float], blurs: Sequence[float]) -> float | None:
-    """Share of neighbouring requests, 0..1, whose measured ``blurs`` (``negative_logarithm``) are in the
-    right order: more where more was asked for. Pictures of one request count as one, by their mean.
-    None with fewer than two different requests."""
-    groups: dict[float, list[float]] = {}
-    for value, blur in zip(values, blurs, strict=True):
-        groups.setdefault(value, []).append(blur)
-    means = [math.fsum(groups[value]) / len(groups[value]) for value in sorted(groups)]
-    if len(means) < 2:
-        return None
-    return sum(after - before > SAME_LOGARITHM for before, after in pairwise(means)) / (len(means) - 1)
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
@@ -266,41 +220,52 @@ def _smooth(maps: Tensor) -> Tensor:
     return maps
 
 
-def lpips_network() -> nn.Module | None:
-    """The LPIPS network (AlexNet, Zhang et al. 2018); None where it cannot be had.
+def lpips_file() -> Path:
+    """Where torchvision keeps the weights of LPIPS' backbone, in torch's hub folder."""
+    from torchvision.models import VGG16_Weights
 
-    It takes the package torchmetrics and, in torch's hub folder, torchvision's file of the backbone. Neither is
-    required and neither is fetched.
+    return Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlparse(VGG16_Weights.DEFAULT.url).path).name)
+
+
+def lpips_network() -> tuple[nn.Module | None, str]:
+    """The LPIPS network (VGG, Zhang et al. 2018), or None and a sentence on what is missing.
+
+    It takes the package torchmetrics and torchvision's file of the backbone. Neither is required, neither is fetched.
     """
-    from torchvision.models import AlexNet_Weights
+    file = lpips_file()
+    missing = ""
+    # Looked for before it is imported, which takes seconds.
+    if importlib.util.find_spec("torchmetrics") is None:
+        missing = "the package torchmetrics is not installed"
+    elif not file.is_file():
+        missing = f"{file.name} is not in the folder checkpoints of torch's hub"
+    else:
+        try:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    file = Path(torch.hub.get_dir(), "checkpoints", PurePosixPath(urlparse(AlexNet_Weights.DEFAULT.url).path).name)
-    if not file.is_file():
-        return None
-    try:
-        # Late, because it takes seconds to import.
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        return LearnedPerceptualImagePatchSimilarity("alex").net
-    except ImportError:
-        return None
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        logging.warning("LPIPS is left out: %s cannot be read (%s). Put torchvision's file in its place.", file, error)
-        return None
+            return LearnedPerceptualImagePatchSimilarity("vgg").net, ""
+        except ImportError as error:
+            missing = f"torchmetrics cannot be imported ({error})"
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            logging.warning("LPIPS is left out: %s cannot be read (%s).", file, error)
+            missing = f"{file.name} in the folder checkpoints of torch's hub cannot be read"
+    return None, (
+        f"LPIPS is left out: {missing}. It takes `pip install torchmetrics` and torchvision's {file.name}, which "
+        "`torchvision.models.vgg16(weights='DEFAULT')` fetches; nothing is fetched by itself."
+    )
 
 
-def lpips(images: Tensor, reference: Tensor, network: nn.Module) -> Tensor:
-    """LPIPS (Zhang et al. 2018, AlexNet) to ``reference`` [H, W, 3], [B]; 0 = equal.
+def lpips(images: Tensor, others: Tensor, network: nn.Module) -> Tensor:
+    """LPIPS (Zhang et al. 2018, VGG) of pictures and ``others`` [B, H, W, 3], [B]; 0 = equal.
 
     By a ``network`` from ``lpips_network``. Pictures with a side under 64 px are enlarged to it (bilinear):
-    AlexNet's pooling leaves nothing of smaller ones.
+    the network's pooling leaves nothing of smaller ones.
     """
-    x, y = (p[..., :3].float().movedim(-1, 1).clamp(0, 1) for p in (images, reference[None]))
+    x, y = (p[..., :3].float().movedim(-1, 1).clamp(0, 1) for p in (images, others))
     scale = LPIPS_SMALLEST_SIDE / min(x.shape[2:])
     if scale > 1:
         size = [math.ceil(scale * side) for side in x.shape[2:]]
         x, y = (F.interpolate(p, size=size, mode="bilinear") for p in (x, y))
-    # The reference alone in its batch: the network works it out once and broadcasts.
     return network.to(x.device)(x, y, normalize=True).flatten()
 
 

@@ -101,9 +101,24 @@ class Sweep:
         return nearest(self.values, target)
 
     @property
+    def sharpest_row(self) -> int:
+        """Row of the (first scene's) lowest value."""
+        return self.values.index(min(self.values))
+
+    @property
+    def softest_row(self) -> int:
+        """Row of the (first scene's) highest value."""
+        return self.values.index(max(self.values))
+
+    @property
     def one_scene(self) -> Sweep:
         """The sweep of the first scene alone; every scene has the same."""
         return replace(self, values=self.values[: self.levels], captions=self.captions[: self.levels], scenes=1)
+
+    def for_pictures(self, masks):
+        """Masks [H, W] or [n, H, W] with one for each picture where they come one for each of several scenes."""
+        masks = masks.reshape(-1, *masks.shape[-2:])
+        return masks.repeat_interleave(self.levels, 0) if len(masks) == self.scenes > 1 else masks
 
     def check(self, pictures: int) -> None:
         """Raise ValueError unless there is one picture for each value."""

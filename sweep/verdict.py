@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from .remarks import remarks
 from .report import Report
 from .values import format_value
 
-# What a person calls it, from what number on: LVCorr, and consistency.
-FOLLOWS = ((0.75, "follows the request"), (0.4, "roughly follows the request"), (-1.0, "hardly follows the request"))
-STAYS = ((0.85, "the scene stays"), (0.6, "the scene changes a little"), (-1.0, "the scene changes"))
+# What a person calls it, from what number on: correlation by rank, kept sharpness, consistency. `tools/demo verdicts`
+# prints the distributions that the limits lie between; docs/measurements.md has them.
+FOLLOWS = (
+    (0.75, "follows the request"),
+    (0.4, "roughly follows the request"),
+    (-math.inf, "hardly follows the request"),
+)
+KEEPS = ((0.5, ""), (0.25, "the subject loses sharpness"), (-math.inf, "everything is blurred, the subject too"))
+STAYS = ((0.85, "the scene stays"), (0.6, "the scene changes a little"), (-math.inf, "the scene changes"))
 
 
 def verdict(report: Report, images) -> str:
@@ -17,17 +25,19 @@ def verdict(report: Report, images) -> str:
     Args:
         images: the pictures that were measured, [B, H, W, 3 or more].
     """
-    sweep = report.sweep
+    sweep, followed = report.sweep, report.followed.by_rank
     if wrong := remarks(images, sweep):
         return wrong[0]
     parts = []
-    if report.lvcorr is not None and sweep.name == "blur":
-        parts.append(f"the blur {_word(FOLLOWS, report.lvcorr)}")
-    elif report.lvcorr is not None:
-        direction = "grows" if report.lvcorr > 0 else "falls"
+    if followed is not None and sweep.name == "blur":
+        parts.append(f"the blur {word(FOLLOWS, followed)}")
+    elif followed is not None:
+        direction = "grows" if followed > 0 else "falls"
         parts.append(f"the blur {direction} with the {sweep.name}")
+    if report.kept_sharpness is not None:
+        parts.append(word(KEEPS, report.kept_sharpness))
     if report.consistency is not None:
-        parts.append(_word(STAYS, report.consistency))
+        parts.append(word(STAYS, report.consistency))
         others = [row for row in range(len(sweep)) if row not in (sweep.reference_row, report.plain_row)]
         least = min(others, key=lambda row: report.alignment[row])
         if len(others) > 1:
@@ -36,9 +46,10 @@ def verdict(report: Report, images) -> str:
     gain, _ = report.gains(report.focused)
     if gain is not None:
         parts.append(f"the {report.focused.area} is {gain:.2f} times as sharp as in the plain picture")
-    sentence = "; ".join(parts) or "one picture says nothing about a sweep"
+    sentence = "; ".join(filter(None, parts)) or "one picture says nothing about a sweep"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def _word(scale: tuple[tuple[float, str], ...], number: float) -> str:
-    return next(word for least, word in scale if number >= least)
+def word(scale: tuple[tuple[float, str], ...], number: float) -> str:
+    """What a number is called."""
+    return next(words for least, words in scale if number >= least)

@@ -137,7 +137,7 @@ def report_of_200_levels(options: argparse.Namespace) -> None:
     import torch
 
     from bokeh.sweep.figure import draw
-    from bokeh.sweep.report import measure_sweep
+    from bokeh.sweep.measure import measure_sweep
     from bokeh.sweep.values import Sweep
 
     images = torch.rand(8, 512, 512, 3).repeat(25, 1, 1, 1)

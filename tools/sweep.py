@@ -115,10 +115,12 @@ def find_flux(client: HostClient) -> tuple[dict[str, str], list[str]]:
 
 
 def put_files(graph: Graph, files: dict[str, str]) -> None:
-    """Put the files that were found into the loaders' inputs of those names, in place."""
+    """Put the files that were found where the loaders name a part of FLUX.1-dev, in place."""
+    patterns = [pattern for *_, pattern in FLUX_PARTS.values()]
     for node in graph.values():
         for key in files.keys() & node["inputs"].keys():
-            node["inputs"][key] = files[key]
+            if any(re.match(pattern, str(node["inputs"][key]), re.IGNORECASE) for pattern in patterns):
+                node["inputs"][key] = files[key]
 
 
 def fit_separators(graph: Graph, info: dict[str, Any]) -> None:
@@ -180,14 +182,14 @@ def step_of(log: str) -> str:
 
 
 def measured(entry: dict[str, Any]) -> list[str]:
-    """The summaries that report nodes gave in a run: LVCorr and consistency, without Markdown's marks."""
+    """The summaries that report nodes gave in a run: score, LVCorr, consistency, without Markdown's marks."""
     texts = [text for output in entry.get("outputs", {}).values() for text in output.get("text", ())]
     lines = [line.replace("**", "").strip() for text in texts for line in text.splitlines()]
-    return [line for line in lines if line.startswith(("LVCorr", "Consistency"))]
+    return [line for line in lines if re.match(r"(Bokeh score|Kept|LVCorr|Consistency|LPIPS) .*\d: ", line)]
 
 
-def flux_workflow(client: HostClient, host: Host) -> Graph:
-    """The blur sweep with FLUX.1-dev, with the host's own file names in it.
+def flux_files(client: HostClient, host: Host) -> dict[str, str]:
+    """The host's own file names for FLUX.1-dev, as ``put_files`` takes them.
 
     Raises:
         SetupError: naming the parts that the host lacks.
@@ -199,9 +201,7 @@ def flux_workflow(client: HostClient, host: Host) -> Graph:
             f"{host.models or server_base() / 'models'}, or set COMFYUI_PATH to a ComfyUI that has them. Without "
             "--flux, the demonstration model that comes with the pack makes the sweep."
         )
-    graph = read_workflow(FLUX_WORKFLOW)
-    put_files(graph, files)
-    return graph
+    return files
 
 
 def server_base() -> Path:
@@ -209,11 +209,8 @@ def server_base() -> Path:
     return cache_folder() / "base"
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Set up, start, run, save, and keep serving; the exit code."""
-    path = options.workflow or (FLUX_WORKFLOW if options.flux else DEMO_WORKFLOW)
-    # Before anything slow, so that a mistyped name costs no time.
-    graph = read_workflow(path)
+def prepared_server(port: int | None = None) -> tuple[Host, HostProcess]:
+    """The host, set up, and a server of it with this pack that is not started yet."""
     host = ensure_host()
     base = server_base()
     for kind in ("diffusion_models", "text_encoders", "vae", "bokeh_adapters"):
@@ -230,14 +227,23 @@ def serve(options: argparse.Namespace) -> int:
         host.code,
         host.python,
         base,
-        port=options.port if options.port is not None else free_port(DEFAULT_PORT),
+        port=port if port is not None else free_port(DEFAULT_PORT),
         cpu=device == "cpu",
         model_paths=model_paths,
     )
     print(f"Starting ComfyUI {host.version} on {device} (log: {server.log})")
+    return host, server
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Set up, start, run, save, and keep serving; the exit code."""
+    path = options.workflow or (FLUX_WORKFLOW if options.flux else DEMO_WORKFLOW)
+    # Before anything slow, so that a mistyped name costs no time.
+    graph = read_workflow(path)
+    host, server = prepared_server(options.port)
     with server:
         if options.flux and not options.workflow:
-            graph = flux_workflow(server.client, host)
+            put_files(graph, flux_files(server.client, host))
         for assignment in options.set:
             set_input(graph, assignment)
         return run_and_stay(options, server, graph, path)

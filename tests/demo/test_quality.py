@@ -27,8 +27,9 @@ def test_blur_follows_and_the_scene_stays(sweeps):
     ungrounded = Verdict.mean([judge(pictures, case, props) for case, pictures, _ in sweeps])
     each = [judge(pictures, case, props) for case, _, pictures in sweeps]
     grounded = Verdict.mean(each)
-    assert grounded.lvcorr > 0.92
-    assert ungrounded.lvcorr > 0.9
+    assert grounded.lvcorr_reference > 0.9
+    assert ungrounded.lvcorr_reference > 0.9
+    assert grounded.score > 0.8
     assert grounded.order > 0.85
     # One of these six is of the few prompts whose object the model draws at some blurs only.
     assert grounded.overlap > 0.9

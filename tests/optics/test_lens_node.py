@@ -21,7 +21,7 @@ from bokeh.nodes.lens import BokehLens
 from bokeh.nodes.view import BokehSweepView
 from bokeh.sweep.export import save_sweep
 from bokeh.sweep.figure import draw
-from bokeh.sweep.report import measure_sweep
+from bokeh.sweep.measure import measure_sweep
 from bokeh.sweep.sheet import contact_sheet
 from bokeh.sweep.values import Sweep
 

@@ -94,7 +94,7 @@ def test_a_sweep_goes_into_view_grid_and_report():
     assert sheet.shape[1] > 2 * 128
     # The depth is the mask of the sharp subject: the rest follows the blur.
     *_, numbers = BokehReport.execute(pictures, sweep, mask=(depth[..., 0] > 0.7).float()).result
-    assert json.loads(numbers)["lvcorr"] > 0.8
+    assert json.loads(numbers)["score"] > 0.8
     assert json.loads(numbers)["consistency"] > 0.5
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
-import scipy.stats
 import torch
-import torchvision
+from lpips_backbone import save_random_backbone
 from torchmetrics.functional.image import (
     learned_perceptual_image_patch_similarity,
     multiscale_structural_similarity_index_measure,
@@ -140,59 +139,6 @@ def test_the_background_keeps_its_distance_from_the_subject():
     assert area.sum() == 100 * 200 - (10 + 2 * margin) * (20 + 2 * margin)
 
 
-def test_correlations_by_hand():
-    # Deviations (-1.5, -.5, .5, 1.5) and (-2, -1, 0, 3): 8 / sqrt(5 * 14). Ranks are in order.
-    assert measures.correlation((1, 2, 3, 4), (1, 2, 3, 6)) == pytest.approx(8 / math.sqrt(70), rel=1e-12)
-    assert measures.correlation((1, 2, 3, 4), (1, 2, 3, 6), "rank") == pytest.approx(1, rel=1e-12)
-    assert measures.correlation((0, 10, 20), (3, 2, 1)) == pytest.approx(-1, rel=1e-12)
-    # Tied ranks (1.5, 1.5, 3) against (1, 2, 3): 1.5 / sqrt(1.5 * 2).
-    assert measures.correlation((1, 2, 3), (5, 5, 9), "rank") == pytest.approx(math.sqrt(0.75), rel=1e-12)
-
-
-def test_correlations_are_those_of_scipy():
-    generator = np.random.default_rng(1)
-    x = generator.integers(0, 12, 40).tolist()
-    y = [value + noise for value, noise in zip(x, generator.normal(0, 4, 40).round(), strict=True)]
-    assert measures.correlation(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic, rel=1e-9)
-    assert measures.correlation(x, y, "rank") == pytest.approx(scipy.stats.spearmanr(x, y).statistic, rel=1e-9)
-
-
-def test_correlation_is_none_where_it_is_not_defined():
-    assert measures.correlation((3,), (1,)) is None
-    assert measures.correlation((1, 2, 3), (7, 7, 7)) is None
-    assert measures.correlation((5, 5), (1, 2)) is None
-    assert_refused(
-        lambda: measures.correlation((1, 2), (1, 2), "kendall"),
-        "'kendall' is no kind of correlation. Use 'pearson' or 'rank'.",
-    )
-
-
-def test_monotonicity_by_hand():
-    assert measures.monotonicity((0, 1, 2, 3), (0, 5, 4, 6)) == pytest.approx(2 / 3)
-    # In any order of the requests, equal requests by their mean, equal measurements not in order.
-    assert measures.monotonicity((3, 0, 2, 1), (6, 0, 4, 5)) == pytest.approx(2 / 3)
-    assert measures.monotonicity((0, 1, 1, 2), (0, 9, 1, 6)) == 1
-    assert measures.monotonicity((0, 1, 2), (4, 4, 4)) == 0
-    assert measures.monotonicity((8, 8), (1, 2)) is None
-
-
-@pytest.mark.parametrize("gamma", [1, 2.2])
-def test_lvcorr_of_a_card_blurred_by_known_discs(gamma):
-    # As soft as a picture through a lens; edges of no width at all make the first step outweigh the rest.
-    images = card_sweep(gamma, softness=3)
-    assert measures.lvcorr(LEVELS, images) >= 0.95
-    assert measures.lvcorr(LEVELS, images, method="rank") == pytest.approx(1)
-    expected = [-math.log(scipy.ndimage.laplace(grey(image), mode="mirror").var()) for image in images]
-    assert measures.lvcorr(LEVELS, images) == pytest.approx(scipy.stats.pearsonr(LEVELS, expected).statistic, rel=1e-5)
-
-
-def test_lvcorr_of_the_background_sees_past_a_sharp_subject():
-    portraits = torch.stack([portrait(level) for level in LEVELS])
-    behind = measures.lvcorr(LEVELS, portraits, subject())
-    assert behind == pytest.approx(measures.lvcorr(LEVELS, card_sweep(), subject()), rel=1e-6)
-    assert measures.lvcorr(LEVELS, portraits) < behind - 0.1
-
-
 def test_psnr_is_that_of_torchmetrics():
     images = some_pictures()
     ours = measures.psnr(images, images[0])
@@ -222,42 +168,49 @@ def test_ms_ssim_of_the_smallest_pictures_has_one_scale():
 
 
 @pytest.fixture
-def alexnet_file(tmp_path, monkeypatch):
+def backbone(tmp_path, monkeypatch):
     """Where torchvision looks for its weights, in a hub folder of the test's own."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    file = tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    file = tmp_path / "checkpoints" / "vgg16-397923af.pth"
     file.parent.mkdir()
     return file
 
 
-def test_lpips_is_that_of_torchmetrics(alexnet_file):
-    torch.manual_seed(0)
-    torch.save(torchvision.models.alexnet().state_dict(), alexnet_file)
-    network = measures.lpips_network()
-    images = some_pictures()
+def test_lpips_is_that_of_torchmetrics(backbone):
+    save_random_backbone(backbone)
+    network, missing = measures.lpips_network()
+    assert missing == ""
+    images = some_pictures()[:, :96, :96]
     expected = learned_perceptual_image_patch_similarity(
-        *(pictures.movedim(-1, 1) for pictures in (images, images[:1].expand_as(images))),
-        net_type="alex",
+        *(pictures.movedim(-1, 1) for pictures in (images[1:], images[:-1])),
+        net_type="vgg",
         reduction="none",
         normalize=True,
     )
-    ours = measures.lpips(images, images[0], network)
-    assert ours[0] == 0
-    np.testing.assert_allclose(ours[1:], expected[1:], rtol=1e-5)
-    small = measures.lpips(images[:, :16, :20], images[0, :16, :20], network)
-    assert small.isfinite().all()
+    np.testing.assert_allclose(measures.lpips(images[1:], images[:-1], network), expected, rtol=1e-5)
+    assert measures.lpips(images[:1], images[:1], network).item() == 0
+    assert measures.lpips(images[:2, :16, :20], images[1:3, :16, :20], network).isfinite().all()
 
 
 def test_lpips_is_left_out_where_its_package_or_its_weights_are_missing_and_nothing_is_fetched(
-    alexnet_file, monkeypatch, caplog
+    backbone, monkeypatch, caplog
 ):
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("a download was tried"))
-    assert measures.lpips_network() is None
-    alexnet_file.write_bytes(b"half a file")
-    assert measures.lpips_network() is None
-    assert f"LPIPS is left out: {alexnet_file} cannot be read (" in caplog.text
-    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
-    assert measures.lpips_network() is None
+    how = "It takes `pip install torchmetrics` and torchvision's vgg16-397923af.pth, which"
+    network, missing = measures.lpips_network()
+    assert network is None
+    assert missing.startswith("LPIPS is left out: vgg16-397923af.pth is not in the folder checkpoints of torch's hub. ")
+    assert how in missing
+    backbone.write_bytes(b"half a file")
+    network, missing = measures.lpips_network()
+    assert network is None
+    assert "cannot be read" in missing
+    assert f"LPIPS is left out: {backbone} cannot be read (" in caplog.text
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    network, missing = measures.lpips_network()
+    assert network is None
+    assert "the package torchmetrics is not installed" in missing
+    assert how in missing
 
 
 @pytest.mark.parametrize("gamma", [1, 2.2])
@@ -305,7 +258,6 @@ def test_flat_pictures_give_numbers():
     structured = card(64, 64)
     assert measures.laplacian_variance(flat).tolist() == [0, 0]
     assert measures.brenner(flat).tolist() == [0, 0]
-    assert measures.lvcorr((0, 30), flat) is None
     assert measures.alignment(flat, flat[0]).tolist() == pytest.approx([1, 1])
     assert measures.alignment(flat, structured).abs().max() < 0.1
     assert measures.ms_ssim(flat, structured).isfinite().all()
@@ -324,11 +276,11 @@ def test_bad_input_is_named():
         "There are 3 masks for 2 pictures. Give one mask for all, or one a picture.",
     )
     assert_refused(
-        lambda: measures.lvcorr((0, 1), images, torch.zeros(48, 64)),
+        lambda: measures.background_area(torch.zeros(48, 64), images),
         "The mask is empty. Mark the subject in it, or leave the mask unconnected.",
     )
     assert_refused(
-        lambda: measures.lvcorr((0, 1), images, torch.ones(48, 64)),
+        lambda: measures.background_area(torch.ones(48, 64), images),
         "The mask with its margin of 2 px covers a whole picture, so no background is left to measure. Mask the "
         "subject only, or leave the mask unconnected.",
     )

@@ -1,39 +1,19 @@
 """The report of a sweep: its numbers are those of the measures, its text and figure hold for odd sweeps."""
 
-import dataclasses
 import json
-import re
 
 import pytest
 import torch
-import torchvision
 from flux import run_node
+from half_blurred import LEVELS, SWEEP, assert_refused, check_text_and_figure, left_half, pictures, plain_picture
+from lpips_backbone import save_random_backbone
 
-from bokeh.sweep import measures
+from bokeh.sweep import measures, trend
 from bokeh.sweep.figure import draw
-from bokeh.sweep.report import measure_pictures, measure_sweep
+from bokeh.sweep.measure import measure_pictures, measure_sweep
+from bokeh.sweep.table import headline, markdown
 from bokeh.sweep.values import Sweep
 from bokeh.sweep.verdict import verdict
-
-LEVELS = (0.0, 10.0, 20.0, 30.0)
-SWEEP = Sweep(LEVELS, pivot=10.0)
-
-
-def pictures(count: int = 4, height: int = 96, width: int = 128) -> torch.Tensor:
-    """Noise, smoother from picture to picture in its right half."""
-    sharp = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
-    images = []
-    for i in range(count):
-        size = 2 * (i % 8) + 1
-        soft = torch.nn.functional.avg_pool2d(sharp, size, stride=1, padding=size // 2, count_include_pad=False)
-        images.append(torch.cat([sharp[..., : width // 2], soft[..., width // 2 :]], -1))
-    return torch.cat(images).movedim(1, -1)
-
-
-def left_half(height: int = 96, width: int = 128) -> torch.Tensor:
-    mask = torch.zeros(height, width)
-    mask[:, : width // 2] = 1
-    return mask
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +30,14 @@ def test_the_numbers_are_those_of_the_measures():
     for area, mask in zip(report.areas, (None, left_half(), background), strict=True):
         assert area.laplacian == pytest.approx(measures.laplacian_variance(images, mask).tolist())
         assert area.brenner == pytest.approx(measures.brenner(images, mask).tolist())
-    assert report.lvcorr == pytest.approx(measures.lvcorr(LEVELS, images, left_half()))
-    assert report.areas[0].lvcorr_rank == pytest.approx(measures.lvcorr(LEVELS, images, method="rank"))
-    assert report.areas[2].monotonicity == 1
+    whole = measures.laplacian_variance(images).tolist()
+    assert report.picture.lvcorr_k == pytest.approx(trend.lvcorr_k(LEVELS, whole))
+    assert report.picture.by_rank == pytest.approx(trend.by_rank(LEVELS, whole))
+    assert report.followed.by_rank == pytest.approx(1)
+    assert report.areas[2].in_order == 1
+    # The left half is the same in all pictures.
+    assert report.kept_sharpness == pytest.approx(1, abs=0.01)
+    assert report.score == pytest.approx(report.kept_sharpness)
     alignment = measures.alignment(images, images[1]).tolist()
     assert report.alignment == pytest.approx(alignment)
     assert report.consistency == pytest.approx((alignment[0] + alignment[2] + alignment[3]) / 3)
@@ -67,6 +52,7 @@ def test_pictures_measured_in_parts_give_the_same_numbers(monkeypatch):
     whole = measure_sweep(images, SWEEP, masks)
     monkeypatch.setitem(measure_sweep.__globals__, "PIXELS_AT_ONCE", 3 * 96 * 128)
     parts = measure_sweep(images, SWEEP, masks)
+    assert whole.kept == pytest.approx(parts.kept)
     for one, other in zip(whole.areas, parts.areas, strict=True):
         assert one.laplacian == pytest.approx(other.laplacian)
     assert whole.alignment == pytest.approx(parts.alignment)
@@ -75,13 +61,18 @@ def test_pictures_measured_in_parts_give_the_same_numbers(monkeypatch):
 def test_without_a_mask_the_whole_picture_counts():
     report = measure_sweep(pictures(), SWEEP)
     assert [area.area for area in report.areas] == ["picture"]
-    assert report.lvcorr == pytest.approx(measures.lvcorr(LEVELS, pictures()))
+    assert report.followed is report.focused is report.picture
+    # The half that nobody blurred is found.
+    assert report.kept_sharpness == pytest.approx(1, abs=0.01)
 
 
 def test_markdown_has_a_row_for_every_level():
     report = measure_sweep(pictures(), SWEEP, left_half())
-    text = report.markdown()
-    assert f"**LVCorr {report.lvcorr:.3f}** (background)" in text
+    text = markdown(report)
+    kept = f"kept sharpness {report.kept_sharpness:.3f}"
+    assert f"**Bokeh score {report.score:.3f}** (background)" in text
+    assert f"**LVCorr (K) {report.picture.lvcorr_k:.3f}**, {kept}: " in text
+    assert "(reference)" not in text
     assert f"**Consistency {report.consistency:.3f}**: mean alignment with blur 10" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables]
@@ -98,28 +89,37 @@ def test_markdown_has_a_row_for_every_level():
         "30",
     ]
     levels = rows[4:]
-    assert {len(row) for row in levels} == {10}
-    assert levels[3][7:] == ["1.000", "1.000", "equal"]
-    assert "LPIPS" not in text
+    assert {len(row) for row in levels} == {11}
+    assert levels[3][8:] == ["1.000", "1.000", "equal"]
+    assert "LPIPS (VGG" not in text
 
 
-def test_lpips_is_reported_where_its_network_is_at_hand(tmp_path):
-    torch.manual_seed(0)
+def test_lpips_of_neighbouring_levels_is_reported_where_its_network_is_at_hand(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
-    images = pictures()
-    report = measure_sweep(images, SWEEP)
-    network = measures.lpips_network()
-    assert report.lpips == pytest.approx(measures.lpips(images, images[1], network).tolist())
+    save_random_backbone(tmp_path / "checkpoints" / "vgg16-397923af.pth")
+    images, sweep = pictures(), Sweep((30.0, 0.0, 20.0, 10.0), pivot=10.0)
+    report = measure_sweep(images, sweep)
+    network, _ = measures.lpips_network()
+    order = [1, 3, 2, 0]
+    expected = measures.lpips(images[order[1:]], images[order[:-1]], network).tolist()
+    assert [report.lpips[row] for row in order] == [None, *(pytest.approx(number) for number in expected)]
+    assert report.neighbours_lpips == pytest.approx(sum(expected) / 3)
     assert report.notes == ()
-    assert "| LPIPS |" in report.markdown()
-    assert not torch.equal(draw(report, images), draw(dataclasses.replace(report, lpips=None), images))
+    assert f"**LPIPS (VGG, neighbours) {report.neighbours_lpips:.3f}**: " in markdown(report)
+    assert "| LPIPS to the level before |" in markdown(report)
+
+
+def test_without_its_network_it_is_said_how_to_have_lpips():
+    report = measure_sweep(pictures(), SWEEP)
+    assert report.lpips is None
+    assert report.notes[-1].startswith("LPIPS is left out: ")
+    assert f"- {report.notes[-1]}" in markdown(report)
 
 
 def test_one_level_is_said_and_not_a_number():
     images = pictures(1)
     report = measure_sweep(images, Sweep((7.0,), pivot=7.0))
-    assert report.lvcorr is None
+    assert report.score is report.picture.lvcorr_k is report.followed.by_rank is None
     assert report.consistency is None
     assert report.notes[0] == "One picture only: LVCorr and consistency need at least two levels."
     check_text_and_figure(report, images)
@@ -129,7 +129,7 @@ def test_one_level_is_said_and_not_a_number():
 def test_equal_pictures_are_said_and_not_a_number(value):
     images = pictures()[:1].expand(4, -1, -1, -1) if value is None else torch.full((4, 96, 128, 3), value)
     report = measure_sweep(images, SWEEP)
-    assert report.lvcorr is None
+    assert report.score is report.picture.lvcorr_k is report.followed.by_rank is None
     assert report.consistency == pytest.approx(1)
     assert report.notes[0] == "All pictures are equally sharp (picture), so LVCorr is not defined."
     check_text_and_figure(report, images)
@@ -138,17 +138,10 @@ def test_equal_pictures_are_said_and_not_a_number(value):
 def test_equal_requests_are_said_and_not_a_number():
     images = pictures()
     report = measure_sweep(images, Sweep((5.0,) * 4))
-    assert report.lvcorr is None
-    assert report.areas[0].monotonicity is None
+    assert report.score is report.picture.lvcorr_k is report.followed.by_rank is None
+    assert report.areas[0].in_order is None
     assert report.notes[0] == "All pictures have the same blur, so LVCorr is not defined."
     check_text_and_figure(report, images)
-
-
-def check_text_and_figure(report, images) -> None:
-    assert not re.search(r"\b(nan|inf|None)\b", report.markdown())
-    figure = draw(report, images)
-    assert figure.isfinite().all()
-    assert figure.std() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -213,11 +206,6 @@ def test_progress_counts_every_picture_and_can_stop():
         measure_sweep(pictures(), SWEEP, progress=stop)
 
 
-def assert_refused(call, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        call()
-
-
 def test_bad_input_is_named():
     images = pictures()
     mismatch = (
@@ -237,10 +225,6 @@ def test_bad_input_is_named():
 # Against the plain model's picture
 
 
-def plain_picture() -> torch.Tensor:
-    return 0.25 + 0.5 * pictures(1)
-
-
 def test_sharpness_is_set_against_the_plain_picture_in_each_area():
     images, plain = pictures(), plain_picture()
     report = measure_sweep(images, SWEEP, left_half(), plain=plain)
@@ -255,15 +239,15 @@ def test_sharpness_is_set_against_the_plain_picture_in_each_area():
     assert laplacian == pytest.approx(expected.tolist())
     assert brenner == pytest.approx((measures.brenner(images, area) / measures.brenner(plain, area)).tolist())
     assert report.gains(background)[0] == pytest.approx(expected.mean().item())
-    text = report.markdown()
+    text = markdown(report)
     mean = f"x{expected.mean():.2f}"
     gains = f"subject Laplacian x4.00, Brenner x4.00; background Laplacian {mean}"
     assert f"**Sharpness over the plain picture**, mean: {gains}" in text
-    assert "subject Laplacian x4.00, Brenner x4.00" in report.headline()
+    assert "subject Laplacian x4.00, Brenner x4.00" in headline(report)
     assert "| Laplacian over plain, background | Brenner over plain, background |" in text
     assert "over plain, picture" not in text
     # The sweep's own measures are as they were.
-    assert report.lvcorr == measure_sweep(images, SWEEP, left_half()).lvcorr
+    assert report.score == measure_sweep(images, SWEEP, left_half()).score
 
 
 def test_pictures_of_no_sweep_are_held_against_the_plain_one():
@@ -271,11 +255,11 @@ def test_pictures_of_no_sweep_are_held_against_the_plain_one():
     report, together = measure_pictures(images, plain, left_half()[None].expand(2, -1, -1))
     assert torch.equal(together, torch.cat((plain, images)))
     assert report.gains(report.focused) == pytest.approx((4.0, 4.0), rel=1e-3)
-    assert report.lvcorr is None
+    assert report.score is report.picture.lvcorr_k is report.followed.by_rank is None
     assert report.notes[0] == "The pictures are no sweep, so LVCorr is not defined."
     alignment = measures.alignment(together, plain[0]).tolist()
     assert report.consistency == pytest.approx((alignment[1] + alignment[2]) / 2)
-    assert "mean alignment with plain" in report.markdown()
+    assert "mean alignment with plain" in markdown(report)
     check_text_and_figure(report, together)
     without_mask, _ = measure_pictures(images[:1], plain)
     assert without_mask.focused.area == "picture"
@@ -286,7 +270,7 @@ def test_a_flat_plain_picture_is_said_and_not_a_number():
     images = pictures()
     report = measure_sweep(images, SWEEP, left_half(), plain=torch.full((1, 96, 128, 3), 0.5))
     assert report.gains(report.focused) == (None, None)
-    assert "subject Laplacian not defined, Brenner not defined" in report.markdown()
+    assert "subject Laplacian not defined, Brenner not defined" in markdown(report)
     check_text_and_figure(report, images)
 
 
@@ -305,8 +289,11 @@ def test_a_plain_picture_that_does_not_fit_is_named():
 
 
 def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
-    text = measure_sweep(pictures(), Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)).markdown()
-    assert "correlation of the measured blur with the alpha, -1 to 1." in text
+    text = markdown(measure_sweep(pictures(), Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)))
+    assert "**LVCorr (alpha) " in text
+    assert "how sharpness falls with the alpha; whole picture." in text
+    assert "(K)" not in text
+    assert "Bokeh score" not in text
     assert "mean alignment with alpha 0.60" in text or "mean alignment with alpha 0.30" in text
 
 
@@ -319,8 +306,8 @@ def test_the_node_gives_the_gains_of_subject_and_rest():
         gains = numbers["laplacian_gain"][area.area], numbers["brenner_gain"][area.area]
         assert gains == pytest.approx(report.gains(area))
     assert torch.equal(plot, draw(report, together))
-    assert (numbers["lvcorr"], numbers["consistency"]) == (None, report.consistency)
-    assert text.endswith(report.markdown())
+    assert (numbers["lvcorr_k"], numbers["consistency"]) == (None, report.consistency)
+    assert text.endswith(markdown(report))
     assert text.startswith(f"**{verdict(report, together)}**")
     assert_refused(
         lambda: run_node("BokehReport", images=images),
@@ -339,3 +326,10 @@ def test_the_verdict_says_in_words_what_the_numbers_say():
     assert verdict(turned, images.flip(0)).startswith("The blur hardly follows the request; ")
     one = measure_sweep(images[:1], Sweep((7.0,)))
     assert verdict(one, images[:1]) == "One picture says nothing about a sweep."
+
+
+def test_the_verdict_says_when_the_subject_is_lost():
+    images = pictures()
+    everything = torch.cat((images[..., 64:, :], images[..., 64:, :]), 2)
+    assert "everything is blurred, the subject too" in verdict(measure_sweep(everything, SWEEP), everything)
+    assert "everything" not in verdict(measure_sweep(images, SWEEP), images)

@@ -24,8 +24,9 @@ from read_only import read_only
 from saving import EXTRA, PROMPT, clone, description, film, listing, pictures, save, scenes
 
 from bokeh.sweep.export import ExportError, save_sweep
-from bokeh.sweep.measures import correlation, laplacian_variance, negative_logarithm
+from bokeh.sweep.measures import laplacian_variance
 from bokeh.sweep.sheet import contact_sheet
+from bokeh.sweep.trend import lvcorr_k
 from bokeh.sweep.values import Sweep
 
 
@@ -82,10 +83,9 @@ def test_description_says_what_the_pictures_are(output):
     }
     variances = laplacian_variance(images)
     assert measures["laplacian_variance"] == pytest.approx(variances.tolist(), rel=1e-6)
-    blurs = negative_logarithm(variances).tolist()
-    assert measures["lvcorr"] == pytest.approx(correlation(values, blurs, "pearson"), rel=1e-6)
-    assert measures["lvcorr_rank"] == pytest.approx(1.0)
-    assert list(measures) == ["laplacian_variance", "lvcorr", "lvcorr_rank"]
+    assert measures["lvcorr_k"] == pytest.approx(lvcorr_k(values, variances.tolist()), rel=1e-6)
+    assert measures["by_rank"] == pytest.approx(1.0)
+    assert list(measures) == ["laplacian_variance", "lvcorr_k", "by_rank"]
 
 
 def test_measures_that_are_not_defined_are_null(output):
@@ -96,9 +96,9 @@ def test_measures_that_are_not_defined_are_null(output):
     first, second = (description(output / "bokeh" / f"sweep_0000{i}_") for i in (1, 2))
     assert first["measures"]["laplacian_variance"][0] > 0
     assert first["measures"]["laplacian_variance"][1] is None
-    assert first["measures"]["lvcorr"] is first["measures"]["lvcorr_rank"] is None
+    assert first["measures"]["lvcorr_k"] is first["measures"]["by_rank"] is None
     assert (first["pivot"], first["pivot_row"]) == (None, None)
-    assert second["measures"] == {"laplacian_variance": [None], "lvcorr": None, "lvcorr_rank": None}
+    assert second["measures"] == {"laplacian_variance": [None], "lvcorr_k": None, "by_rank": None}
     assert (second["pivot"], second["pivot_row"], second["files"]["animation"]) == (15.0, None, None)
 
 

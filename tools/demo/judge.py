@@ -22,7 +22,7 @@ from torch import Tensor
 from ...attention.install import install
 from ...attention.rows import Pivot, Plan
 from ...optics.defocus import DISPLAY_GAMMA
-from ...sweep import measures
+from ...sweep import measures, trend
 from ...training.scenes import (
     BACKGROUND_COLOURS,
     CELLS,
@@ -40,6 +40,7 @@ from ...training.scenes import (
     object_tones,
     place,
     render,
+    subject_masks,
 )
 from ...weights.format import Adapter
 
@@ -183,27 +184,25 @@ def _cell_means(pictures: Tensor) -> Tensor:
     return F.avg_pool2d(measures.luma(pictures.pow(DISPLAY_GAMMA)), GRID)
 
 
-def nearest_render(pictures: Tensor, blurs: Tensor, cells: Tensor, props: Props, scene: Scene) -> Tensor:
-    """PSNR in dB, [n], of each picture to a true picture of the prompt at its blur that is most like it: ``cells``
-    as ``read_cells`` finds them, the object at the best of its places, then every cell turned that is better so."""
+def nearest_scene(picture: Tensor, blur: Tensor, bright: Tensor, props: Props, scene: Scene) -> tuple[Scene, Tensor]:
+    """The prompt's scene whose true picture at ``blur`` is most like ``picture`` [H, W, 3], and its PSNR in dB, [1]:
+    cells ``bright`` as ``read_cells`` finds them, the object at the best of its places, then every cell turned that is
+    better so."""
     places = torch.cartesian_prod(*[torch.arange(1, PLACES + 1)] * 2)
     turns = torch.eye(CELLS**2, dtype=torch.int64).unflatten(1, (CELLS, CELLS))
-    best = []
-    for picture, blur, bright in zip(pictures, blurs, cells, strict=True):
 
-        def likeness(tried: Scene, picture: Tensor = picture, blur: Tensor = blur) -> Tensor:
-            return measures.psnr(render(props, tried, blur.expand(len(tried.row))), picture)
+    def likeness(tried: Scene) -> Tensor:
+        return measures.psnr(render(props, tried, blur.expand(len(tried.row))), picture)
 
-        placed = scene.copies(len(places))._replace(
-            cells=bright.expand(len(places), -1, -1), row=places[:, 0], column=places[:, 1]
-        )
-        found = placed.take(likeness(placed).argmax()[None])
-        turned = found.copies(len(turns))._replace(cells=found.cells ^ turns)
-        plain = likeness(found)
-        better = likeness(turned) > plain
-        mended = found._replace(cells=found.cells ^ turns[better].sum(0, keepdim=True))
-        best.append(torch.maximum(plain, likeness(mended))[0])
-    return torch.stack(best)
+    placed = scene.copies(len(places))._replace(
+        cells=bright.expand(len(places), -1, -1), row=places[:, 0], column=places[:, 1]
+    )
+    found = placed.take(likeness(placed).argmax()[None])
+    turned = found.copies(len(turns))._replace(cells=found.cells ^ turns)
+    plain = likeness(found)
+    mended = found._replace(cells=found.cells ^ turns[likeness(turned) > plain].sum(0, keepdim=True))
+    better = likeness(mended)
+    return (mended, better) if better > plain else (found, plain)
 
 
 def sliced_distance(pictures: Tensor, reference: Tensor, seed: int = 0) -> float:
@@ -241,8 +240,10 @@ def _labelled(label: str) -> float:
 class Verdict:
     """Means over all cases; one for each way of making the pictures."""
 
-    lvcorr: float = _labelled("LVCorr, background")
-    lvcorr_whole: float = _labelled("LVCorr, whole picture")
+    lvcorr_reference: float = _labelled("LVCorr (reference)")
+    lvcorr_k: float = _labelled("LVCorr (K)")
+    kept: float = _labelled("kept sharpness")
+    score: float = _labelled("bokeh score")
     order: float = _labelled("neighbouring levels in order")
     overlap: float = _labelled("object mask, IoU with the pivot's")
     phase_kept: float = _labelled("pattern within 1 px of the pivot's")
@@ -267,7 +268,8 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
         everywhere[SIZE // 2, SIZE // 2] = True
     mask = everywhere.float()
     background = measures.background_area(mask, pictures).expand(len(pictures), -1, -1)
-    blurs = measures.negative_logarithm(measures.laplacian_variance(pictures, background.float())).tolist()
+    behind = measures.laplacian_variance(pictures, background.float()).tolist()
+    whole = measures.laplacian_variance(pictures).tolist()
     wave = pattern_wave(pictures, background, case.scene)
     turned = torch.angle(wave * wave[middle].conj()).abs() * GRID / (2 * math.pi)
     clear = wave.abs() > PATTERN_FLOOR
@@ -279,17 +281,26 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
     same = (cells == cells[middle])[:, free] if free.any() else torch.zeros(len(LEVELS), 1)
     colours = mean_colour(pictures, background)
     aligned = measures.alignment(pictures, pictures[middle])
+    nearest = [nearest_scene(*each, props, case.scene) for each in zip(pictures, levels, cells, strict=True)]
+    scene = nearest[middle][0].copies(len(LEVELS))
+    reference = measures.laplacian_variance(render(props, scene, levels)).tolist()
+    # Of the object in the scene, as its place differs where nothing holds it.
+    inside = torch.stack([subject_masks(props, found)[0] > 0.5 for found, _ in nearest])
+    sharp = trend.kept_sharpness(measures.laplacian_variance(pictures, inside.float()).tolist(), 0) or [0.0]
+    kept = fmean(sharp[1:] or sharp)
     others = [i for i in range(len(LEVELS)) if i != middle]
     return Verdict(
-        lvcorr=measures.correlation(LEVELS, blurs) or 0.0,
-        lvcorr_whole=measures.lvcorr(LEVELS, pictures) or 0.0,
-        order=measures.monotonicity(LEVELS, blurs),
+        lvcorr_reference=trend.lvcorr_reference(reference, whole) or 0.0,
+        lvcorr_k=trend.lvcorr_k(LEVELS, whole) or 0.0,
+        kept=kept,
+        score=(trend.by_rank(LEVELS, behind) or 0.0) * kept,
+        order=trend.in_order(LEVELS, behind),
         overlap=overlap(subject, subject[middle])[others].mean().item(),
         phase_kept=kept[others].float().mean().item(),
         cells_kept=same[others].float().mean().item(),
         colour_change=(colours - colours[middle]).norm(dim=1)[others].mean().item(),
         scene_change=(1 - aligned)[others].mean().item(),
-        render_psnr=nearest_render(pictures, levels, cells, props, case.scene).mean().item(),
+        render_psnr=torch.cat([psnr for _, psnr in nearest]).mean().item(),
     )
 
 

@@ -1,0 +1,105 @@
+"""Does the blur follow the request, and what stays sharp: numbers from variances of the Laplacian.
+
+A variance is that of `measures.laplacian_variance`; it falls as the blur grows. Every correlation is None where one
+side does not vary. The names say whose definition it is:
+
+- LVCorr (reference): Bokeh Diffusion, arXiv 2503.08434. Pearson's correlation of the variances with those of a
+  physically rendered reference of the same scene at the same blurs; the reference itself scores 1.
+- LVCorr (K): Genfocus, arXiv 2512.16923. Pearson's correlation of the variances with the blur K, turned so that 1 is
+  right. The variances of perfect pictures fall ever more slowly, so even these do not reach 1.
+
+Neither sees that the subject is lost: a Gaussian over everything has nearly the same trend. So the sharpness that the
+subject keeps stands beside them, and the bokeh score is its product with the correlation by rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
+from torch import Tensor
+
+from .measures import laplacian
+
+# Variances that differ by this part of themselves are equal: float32 sums are good to about this.
+SAME = 1e-5
+# What is flatter has no sharpness to keep: a thousandth of a step of 8 bits, squared.
+FLAT = (1e-3 / 255) ** 2
+# Without a mask: windows along the longer side, which of them have structure (the upper half), and how many of these
+# count as what is in focus.
+WINDOWS = 16
+STRUCTURED = 0.5
+IN_FOCUS = 0.05
+
+
+def lvcorr_k(values: Sequence[float], variances: Sequence[float]) -> float | None:
+    """LVCorr (K), -1..1: Pearson's correlation of ``values`` with the variances, times -1."""
+    found = _pearson(values, variances)
+    return None if found is None else -found
+
+
+def lvcorr_reference(reference: Sequence[float], variances: Sequence[float]) -> float | None:
+    """LVCorr (reference), -1..1: Pearson's correlation of the variances with those of the reference."""
+    return _pearson(reference, variances)
+
+
+def by_rank(values: Sequence[float], variances: Sequence[float]) -> float | None:
+    """Spearman's correlation of ``values`` with the measured blur, -1..1; ties share their mean rank."""
+    if _level(variances):
+        return None
+    found = _pearson(rankdata(values), rankdata(variances))
+    return None if found is None else -found
+
+
+def in_order(values: Sequence[float], variances: Sequence[float]) -> float | None:
+    """Share of neighbouring requests, 0..1, that are in the right order: softer where more blur was asked for. Pictures
+    of one request count as one, by their mean. None with fewer than two different requests."""
+    groups: dict[float, list[float]] = {}
+    for value, variance in zip(values, variances, strict=True):
+        groups.setdefault(value, []).append(variance)
+    means = [math.fsum(groups[value]) / len(groups[value]) for value in sorted(groups)]
+    if len(means) < 2:
+        return None
+    return sum(after < before * (1 - SAME) for before, after in pairwise(means)) / (len(means) - 1)
+
+
+def _pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
+    if _level(first) or _level(second):
+        return None
+    return torch.corrcoef(torch.tensor([list(first), list(second)], dtype=torch.float64))[0, 1].item()
+
+
+def _level(numbers: Sequence[float]) -> bool:
+    return max(numbers) - min(numbers) <= max(FLAT, SAME * max(abs(number) for number in numbers))
+
+
+def kept_sharpness(variances: Sequence[float], sharpest: int) -> list[float] | None:
+    """What the subject keeps of its sharpness at each level, 0..1: its variance over that of the picture ``sharpest``;
+    more counts as 1. None for a subject without any structure."""
+    whole = variances[sharpest]
+    return [min(1.0, variance / whole) for variance in variances] if whole > FLAT else None
+
+
+def part_in_focus(sharpest: Tensor, softest: Tensor) -> Tensor | None:
+    """What keeps the most of its sharpness from picture to picture [H, W, 3]: booleans [H, W], None for a flat one.
+
+    Stands in for a mask of the subject: whatever a lens blurs, something stays in focus, and under a Gaussian over
+    everything nothing does. A twentieth of those windows, a sixteenth of the longer side wide, that have structure.
+    """
+    squares = laplacian(torch.stack([sharpest, softest])).square()
+    side = max(1, round(max(squares.shape[1:]) / WINDOWS))
+    before, after = F.avg_pool2d(squares[:, None], side)[:, 0]
+    structured = (before >= before.flatten().quantile(STRUCTURED)) & (before > FLAT)
+    if not structured.any():
+        return None
+    kept = torch.where(structured, after / before.clamp(min=FLAT), -1.0)
+    count = max(1, round(IN_FOCUS * int(structured.sum())))
+    found = structured & (kept >= kept.flatten().topk(count).values[-1])
+    area = torch.zeros_like(squares[0], dtype=torch.bool)
+    rows, columns = (side * count for count in found.shape)
+    area[:rows, :columns] = found.repeat_interleave(side, 0).repeat_interleave(side, 1)
+    return area
