@@ -102,15 +102,20 @@ app.registerExtension({
     setInterval(() => {
       for (const view of views.values()) view.setZoom(app.canvas.ds.scale);
     }, ZOOM_CHECK_MS);
+    let ended;
     api.addEventListener("bokeh_preview", async ({ detail }) => {
       const run = await runOf(detail.prompt_id);
-      for (const [node, view] of run ? views : []) {
+      for (const [node, view] of run && ended !== detail.prompt_id ? views : []) {
         const isShown = executionIds(run, node).some((id) => reaches(run.prompt, detail.node, id));
         if (isShown) view.preview(detail.sweep, say("Preview, step {step} of {steps}", detail));
       }
     });
-    for (const end of ["execution_error", "execution_interrupted"]) {
-      api.addEventListener(end, () => views.forEach((view) => view.endPreview()));
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
+      api.addEventListener(end, ({ detail }) => {
+        ended = detail.prompt_id;
+        // After a success the pictures come.
+        if (end !== "execution_success") views.forEach((view) => view.endPreview());
+      });
     }
   },
   nodeCreated(node) {

@@ -17,7 +17,7 @@ const ICONS = {
 /** Where there is no room for all, these are in the menu. */
 const IN_MENU = ["save", "open", "copy"];
 
-/** In the order of the menu: what each is called now, the key that does it, and what does it. */
+/** In the order of the menu: name now, what it does, key. */
 export function actsOf(view) {
   const { near, screen, sweep, scene } = view;
   const level = near.label;
@@ -75,7 +75,7 @@ export function iconButton(path, act, properties) {
   return button;
 }
 
-/** The buttons by their names, each calling `act(name)`; `open` is a link. `element` holds them all. */
+/** The buttons by their names, each calling `act(name)`; `element` holds them all. */
 export function tools(act) {
   const made = {};
   for (const [key, path] of Object.entries(ICONS)) {

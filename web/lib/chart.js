@@ -15,12 +15,7 @@ const AIR = 10;
 
 const text = (x, y, words, properties = {}) => part("text", { x, y, ...properties }, words);
 
-/**
- * One curve a panel, over the values of the levels; `onPick(value)` when a level is chosen.
- *
- * @param {object} report levels [{value, label, ...}] in rising order, pivot (or null)
- * @param {{title: string, ends: [string, string], of: (level) => number, low: number, high: number}[]} panels
- */
+/** One curve a panel {title, ends, of(level), low, high} over levels {value, label}, which rise. */
 export function chart({ levels, pivot }, panels, { width, height }, onPick) {
   const first = levels[0].value;
   const span = levels.at(-1).value - first || 1;

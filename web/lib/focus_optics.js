@@ -37,13 +37,9 @@ export function stepAt({ steps, value }) {
 }
 
 /**
- * What the settings mean for a depth map whose values go from 0 (far) to 1 (near).
- *
- * @param {object} values of the node's widgets
- * @param {object} map {low, high, metres, plane, valueAt(x, y)}; metres: low and high are in 1/m
- * @param {number} width, height of the picture in px
- * @returns plane: value in focus; gain: px of radius per unit of value at 512 px; sharp: half the sharp range;
- *     limit: radius in px at 512 that still looks sharp; words
+ * What the widgets' values mean for a map {low, high, metres, plane, valueAt(x, y)} from 0 (far) to 1 (near), low and
+ * high in 1/m if metres. Gives plane: value in focus; gain: px of radius per unit of value at 512 px; sharp: half the
+ * sharp range; limit: radius in px at 512 that still looks sharp; words.
  */
 export function focusOf(values, map, width, height) {
   const lens = lensOf(values);

@@ -7,7 +7,7 @@ import { Preview } from "./focus_preview.js";
 import { sheet } from "./focus_style.js";
 import { say } from "./words.js";
 
-// How far the ring is dragged from one step to the next, and how far apart its numbers stand, in em.
+// From one step of the ring to the next, in em.
 const STEP_EM = 1.5;
 const KEY_STEP = 0.01;
 const FINE_KEY_STEP = 0.001;
@@ -30,11 +30,7 @@ export class FocusView {
   #ringKey = "";
   #keyTimer = 0;
 
-  /**
-   * @param {() => object} read the values of the node's widgets
-   * @param {(changes: object) => string | undefined} write sets widgets, as one step to undo; a sentence if it cannot
-   * @param {() => boolean} mayStart whether a press may start a gesture now
-   */
+  /** @param {object} calls read() and write(changes) the widgets, a sentence where it cannot; mayStart() a gesture */
   constructor({ read, write, mayStart }) {
     this.read = read;
     this.write = write;
@@ -105,7 +101,7 @@ export class FocusView {
         this.#ringFrom = stepAt(ringOf(this.#values));
       },
       onMove: (event) => {
-        // On screen, so that it holds at every zoom of the graph.
+        // On screen: holds at every zoom of the graph.
         const { width } = this.ring.getBoundingClientRect();
         const em = (width / this.ring.offsetWidth) * parseFloat(getComputedStyle(this.ring).fontSize);
         this.#turn(this.#ringFrom - Math.round((event.clientX - pressed) / (STEP_EM * em)));
@@ -124,11 +120,7 @@ export class FocusView {
     return { ...this.read(), ...this.#changes };
   }
 
-  /**
-   * @param {ImageBitmap | null} picture small enough to draw thirty times a second
-   * @param {object | null} map its depth: {width, height, values, low, high, metres, plane}, null while unknown
-   * @param {{width: number, height: number}} size of the real picture in px
-   */
+  /** A small picture, its depth {width, height, values, low, high, metres, plane} if known, the real picture's size. */
   show(picture, map, size) {
     this.#picture = picture;
     this.#size = size;

@@ -42,11 +42,11 @@ export function stepped(levels, value, direction, fine) {
   const next = levels[from + direction];
   if (!next) return value;
   if (!fine) return next.value;
-  const moved = value + (next.value - levels[from].value) / 10;
+  const gap = next.value - levels[from].value;
+  const moved = value + gap / 10;
   // Tenths do not add up, and a level must be met to show its picture alone.
-  const tolerance = Math.abs(next.value - levels[from].value) / 1000;
   const met = levels[nearest(levels, moved)].value;
-  return Math.abs(met - moved) < tolerance ? met : moved;
+  return Math.abs((met - moved) / gap) < 1e-3 ? met : moved;
 }
 
 /** The value in the readout: between levels only as precisely as the gap deserves. */

@@ -27,9 +27,8 @@ export class Screen {
   #split = 0.5;
 
   /**
-   * @param {object} calls mayStart(): whether a press may start a drag; onScrub(fraction, width): how far a drag has
-   *     come, as a share of the picture's width on screen, null at its start; onScrubbed(): its end; onChange(): draw
-   *     again; onToggle(): compare, or stop
+   * @param {object} calls mayStart() a drag; onScrub(share of the picture's width, that width) while it goes on, null at
+   *     its start; onScrubbed() at its end; onChange(): draw again; onToggle(): compare, or stop
    */
   constructor({ mayStart, onScrub, onScrubbed, onChange, onToggle }) {
     this.onChange = onChange;

@@ -13,7 +13,6 @@ export class Slider {
   #levels = [];
   #ticks = element("div", { className: "ticks" });
   #labels = element("div", { className: "labels" });
-  #pivot = element("div", { className: "pivot-mark", hidden: true });
   #fill = element("div", { className: "fill" });
   #thumb = element("div", { className: "thumb" });
   #track = element("div", { className: "track" }, this.#fill);
@@ -23,7 +22,7 @@ export class Slider {
   constructor({ onInput, onCommit, mayStart }) {
     this.onInput = onInput;
     this.onCommit = onCommit;
-    const rail = element("div", { className: "rail" }, this.#track, this.#ticks, this.#pivot, this.#thumb);
+    const rail = element("div", { className: "rail" }, this.#track, this.#ticks, this.#thumb);
     this.element = element("div", { className: "slider", role: "slider", tabIndex: 0 }, rail, this.#labels);
     onDrag(this.element, () => this.#levels.length > 0 && mayStart(), {
       onStart: (event) => this.#point(event),
@@ -39,18 +38,12 @@ export class Slider {
     this.#levels = levels;
     const inside = pivot !== null && levels.length > 0 && pivot === clampTo(levels, pivot);
     this.#pivotValue = inside ? pivot : null;
-    this.#pivot.hidden = !inside;
+    const marks = levels.map(({ value }) => this.#mark("tick", value));
     if (inside) {
-      this.#pivot.style.left = this.#percent(pivot);
-      this.#pivot.title = say("pivot {value}", { value: plain(pivot, 2) });
+      const title = say("pivot {value}", { value: plain(pivot, 2) });
+      marks.push(Object.assign(this.#mark("pivot-mark", pivot), { title }));
     }
-    this.#ticks.replaceChildren(
-      ...levels.map(({ value }) => {
-        const tick = element("div", { className: "tick" });
-        tick.style.left = this.#percent(value);
-        return tick;
-      }),
-    );
+    this.#ticks.replaceChildren(...marks);
     const [first, last] = [levels[0], levels.at(-1)];
     const range = { ariaValueMin: first?.value ?? null, ariaValueMax: last?.value ?? null };
     Object.assign(this.element, { ariaLabel: name, ariaDisabled: levels.length < 2, ...range });
@@ -87,6 +80,10 @@ export class Slider {
     return `${100 * this.#fraction(value)}%`;
   }
 
+  #mark(className, value, ...text) {
+    return element("span", { className, style: `left: ${this.#percent(value)}` }, ...text);
+  }
+
   #point(event) {
     if (this.#levels.length < 2) return;
     // On screen: holds at every zoom of the graph.
@@ -119,29 +116,19 @@ export class Slider {
 
   /** As many values under the ticks as fit: the ends and the pivot first. */
   #placeLabels() {
-    const width = this.#track.clientWidth;
-    if (!width || !this.#levels.length) {
-      this.#labels.replaceChildren();
-      return;
-    }
     const font = parseFloat(getComputedStyle(this.#labels).fontSize);
-    const values = this.#levels.map((level) => level.value);
+    const width = this.#track.clientWidth / font;
+    const values = width ? this.#levels.map((level) => level.value) : [];
     const isPivot = (value) => value === this.#pivotValue;
-    const wanted = [values[0], values.at(-1), ...values.filter(isPivot), ...values];
     const placed = [];
-    for (const value of wanted) {
+    for (const value of [...values.slice(0, 1), ...values.slice(-1), ...values.filter(isPivot), ...values]) {
       const text = plain(value, 1);
-      const half = (text.length * CHARACTER_EM * font) / 2;
+      const half = (text.length * CHARACTER_EM) / 2;
       const middle = this.#fraction(value) * width;
-      const free = placed.every((other) => Math.abs(other.middle - middle) >= other.half + half + LABEL_GAP_EM * font);
+      const free = placed.every((other) => Math.abs(other.middle - middle) >= other.half + half + LABEL_GAP_EM);
       if (free) placed.push({ value, text, half, middle });
     }
-    this.#labels.replaceChildren(
-      ...placed.map(({ value, text }) => {
-        const label = element("span", { className: isPivot(value) ? "label at-pivot" : "label" }, text);
-        label.style.left = this.#percent(value);
-        return label;
-      }),
-    );
+    const classOf = (value) => (isPivot(value) ? "label at-pivot" : "label");
+    this.#labels.replaceChildren(...placed.map(({ value, text }) => this.#mark(classOf(value), value, text)));
   }
 }

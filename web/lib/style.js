@@ -15,8 +15,8 @@ sheet.replaceSync(`
 
 .message { border: 1px dashed var(--line); border-radius: 0.4em; }
 .magnifier { position: absolute; width: min(14em, 60cqh); aspect-ratio: 1; translate: -50% -50%;
-  border: 2px solid #fff; border-radius: 50%; overflow: hidden;
-  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.5), 0 0.2em 1em rgb(0 0 0 / 0.5); background: #000; pointer-events: none; }
+  border: 2px solid #fff; border-radius: 50%; overflow: hidden; box-shadow: 0 0.1em 0.8em #000; background: #000;
+  pointer-events: none; }
 .magnifier .tag { top: auto; bottom: 0.9em; left: 50%; translate: -50%; }
 .menu { inset: auto; margin: 0; padding: 0.3em; border: 1px solid var(--line); border-radius: 0.5em; color: inherit;
   background: var(--comfy-menu-bg, #222); box-shadow: 0 0.3em 1.2em rgb(0 0 0 / 0.4); font-size: 13px; }
@@ -45,11 +45,10 @@ kbd { color: var(--muted); font: inherit; }
 .divider::before { content: ""; position: absolute; inset: 0 calc(50% - 1px); background: #fff;
   box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35); }
 .grip { position: absolute; top: 50%; left: 50%; translate: -50% -50%; display: grid; width: 2em; height: 2em;
-  padding: 0.35em; border-radius: 50%; background: #fff; color: #222;
-  box-shadow: 0 0 0 1px rgb(0 0 0 / 0.35), 0 0.1em 0.5em rgb(0 0 0 / 0.4); }
+  padding: 0.35em; border-radius: 50%; background: #fff; color: #222; box-shadow: 0 0 0.4em rgb(0 0 0 / 0.5); }
 .divider:focus-visible .grip { outline: 2px solid var(--accent); outline-offset: 2px; }
 
-.panel { flex: none; padding: 0.3em 0.2em 0; transition: opacity 0.15s; }
+.panel { flex: none; padding: 0.3em 0.2em 0; }
 .panel.off { opacity: 0.35; }
 :host([data-state="empty"]) .panel { display: none; }
 :host([data-far]) .buttons { display: none; }
@@ -67,9 +66,7 @@ kbd { color: var(--muted); font: inherit; }
 .pivot-mark { position: absolute; top: 0.05em; width: 0.8em; height: 0.55em; translate: -50%;
   background: var(--pivot); clip-path: polygon(0 0, 100% 0, 50% 100%); }
 .thumb { position: absolute; top: 50%; width: 1.15em; height: 1.15em; translate: -50% -50%;
-  border: 0.2em solid var(--accent); border-radius: 50%; background: #fff;
-  box-shadow: 0 0.05em 0.3em rgb(0 0 0 / 0.45); }
-.slider:hover .thumb { box-shadow: 0 0 0 0.3em color-mix(in srgb, var(--accent) 25%, transparent); }
+  border: 0.2em solid var(--accent); border-radius: 50%; background: #fff; }
 .slider:focus-visible .thumb { outline: 2px solid var(--accent); outline-offset: 2px; }
 .labels { position: relative; height: 1.1em; margin-top: -0.15em; color: var(--muted); font-size: 0.8em;
   font-variant-numeric: tabular-nums; }
@@ -87,8 +84,4 @@ kbd { color: var(--muted); font: inherit; }
 :is(.buttons, .scenes) > :is(button, .open) { display: grid; place-items: center; width: 2.1em; height: 2.1em; padding: 0; }
 svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round;
   stroke-linejoin: round; }
-
-@media (prefers-reduced-motion: reduce) {
-  .panel { transition: none; }
-}
 `);
