@@ -1,7 +1,7 @@
 /** Puts the picture in which focus is chosen into the node BokehFocus. */
 
 import { app } from "../../scripts/app.js";
-import { addPlace, passToCanvas } from "./lib/canvas.js";
+import { addPlace, passToCanvas, watch } from "./lib/canvas.js";
 import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
 import { FocusView } from "./lib/focus_view.js";
 import { after, followOutputs } from "./lib/outputs.js";
@@ -11,11 +11,6 @@ import { say } from "./lib/words.js";
 const NODE = "BokehFocus";
 const FIRST_WIDTH = 420;
 const MIN_HEIGHT = 320;
-// The page has no event for a widget's value that holds for undo, links and both renderings.
-const CHECK_MS = 150;
-
-/** The nodes that sit in a graph: node -> check(). */
-const nodes = new Map();
 
 /** Address of the file of a Load Image in front of an input, null if something else stands there. */
 function loadedBefore(node, name) {
@@ -62,23 +57,19 @@ function addFocus(node) {
       if (wanted === shown) view.show(null, null, null);
     }
   };
-  const check = () => {
+  watch(node, () => {
     load();
     const now = JSON.stringify(read());
     if (now !== seen) view.refresh();
     seen = now;
-  };
+  });
   followOutputs(node, ({ bokeh_focus: [newest] = [] }) => {
     if (!newest) return false;
     run = newest;
     load();
     return true;
   });
-  after(node, "onAdded", () => nodes.set(node, check));
-  after(node, "onRemoved", () => {
-    nodes.delete(node);
-    view.dispose();
-  });
+  after(node, "onRemoved", () => view.dispose());
 }
 
 /** Set widgets of a node as one step to undo; a sentence where another node sets one of them. */
@@ -101,11 +92,6 @@ function write(node, changes) {
 
 app.registerExtension({
   name: "Bokeh.Focus",
-  setup() {
-    setInterval(() => {
-      for (const check of nodes.values()) check();
-    }, CHECK_MS);
-  },
   nodeCreated(node) {
     if (node.comfyClass === NODE) addFocus(node);
   },

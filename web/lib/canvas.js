@@ -4,8 +4,17 @@ import { app } from "../../../scripts/app.js";
 import { element } from "./dom.js";
 import { after, locator } from "./outputs.js";
 
-// The page has no event for an element that it shows in place of another.
-const SETTLE_MS = 150;
+// The page has no event for an element that it shows in place of another, nor for a value that holds for undo, links and
+// both renderings.
+const WATCH_MS = 150;
+const watched = new Set();
+
+/** Call `check()` now and then while the node sits in a graph. */
+export function watch(node, check) {
+  if (node.graph) watched.add(check);
+  after(node, "onAdded", () => watched.add(check));
+  after(node, "onRemoved", () => watched.delete(check));
+}
 
 /** Let the graph zoom and pan as if the view were not in the way. */
 export function passToCanvas(element) {
@@ -29,8 +38,7 @@ export function scrollOrZoom(element, inside) {
   });
 }
 
-/** settle() of the places of nodes that sit in a graph, and the place on screen of each content. */
-const settled = new Set();
+/** The place on screen of each node's content. */
 const seen = new Map();
 
 /**
@@ -42,20 +50,17 @@ export function addPlace(node, name, type, content, height, isText = false) {
   const place = element("div", { className: isText ? "" : "widget-expands", style: "height: 100%" }, content);
   const options = { hideOnZoom: isText, serialize: false, getMinHeight: () => height };
   node.addDOMWidget(name, type, place, options).serialize = false;
-  const settle = () => {
+  watch(node, () => {
     const id = `${locator(node)} ${name}`;
     if (place.isConnected) seen.set(id, place);
     const at = seen.get(id);
     if (at?.isConnected && content.parentNode !== at) at.replaceChildren(content);
-  };
-  if (node.graph) settled.add(settle);
-  after(node, "onAdded", () => settled.add(settle));
-  after(node, "onRemoved", () => settled.delete(settle));
+  });
 }
 
 app.registerExtension({
-  name: "Bokeh.Places",
+  name: "Bokeh.Watch",
   setup() {
-    setInterval(() => settled.forEach((settle) => settle()), SETTLE_MS);
+    setInterval(() => watched.forEach((check) => check()), WATCH_MS);
   },
 });
