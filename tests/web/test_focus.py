@@ -126,6 +126,10 @@ def test_a_drag_is_one_step_to_undo_the_frame_follows_it_and_the_wheel_zooms_the
     focus.undo()
     focus.expect_value("focus_x", FAR[0])
     expect(focus.element.locator(".point.from")).to_have_attribute("style", re.compile("left: 80"))
+    # Beside the picture is its edge.
+    focus.drag((0.5, 0.5), (0.9, 0.6), (1.1, 0.6))
+    focus.expect_value("focus_x", 1)
+    focus.expect_value("focus_y", 0.6)
     scale = "window.app.canvas.ds.scale"
     before = focus.page.evaluate(scale)
     focus.frame.hover()
