@@ -60,7 +60,9 @@ export function focusOf(values, map, width, height) {
   const reach = sharp + limit / gain;
   const at = (value) => (metric ? distance(low + value * span) : number(Math.min(Math.max(value, 0), 1)));
   const way = metric ? reach : -reach;
-  const words = say("focus {focus}, sharp {near} to {far}", { focus: at(plane), near: at(plane + way), far: at(plane - way) });
+  const far = at(plane - way);
+  const near = far.endsWith(" m") ? at(plane + way).replace(" m", "") : at(plane + way);
+  const words = say("focus {focus}, sharp {near} to {far}", { focus: at(plane), near, far });
   return { plane, gain, sharp, limit, words };
 }
 

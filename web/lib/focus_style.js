@@ -15,11 +15,11 @@ sheet.replaceSync(`
   content: "";
   position: absolute;
   inset: 0;
-  border: 0.16em solid currentColor;
+  border: 0.2em solid currentColor;
   border-radius: 0.3em;
-  filter: drop-shadow(0 0 0.12em #000);
+  filter: drop-shadow(0 0 0.1em #000) drop-shadow(0 0 0.2em #000);
 }
-.point::before { clip-path: polygon(0 0, 32% 0, 32% 100%, 0 100%, 0 68%, 100% 68%, 100% 100%, 68% 100%, 68% 0, 100% 0, 100% 32%, 0 32%); }
+.point::before { clip-path: polygon(-9% -9%, 32% -9%, 32% 109%, -9% 109%, -9% 68%, 109% 68%, 109% 109%, 68% 109%, 68% -9%, 109% -9%, 109% 32%, -9% 32%); }
 .point::after { inset: calc(50% - 0.12em); border-width: 0.12em; border-radius: 50%; }
 .point.from { color: #ffd84a; }
 .point.to { color: #6ee7ff; }
@@ -45,9 +45,10 @@ sheet.replaceSync(`
 .ring:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 .ring[aria-disabled="true"] { cursor: default; opacity: 0.45; }
 .marks { position: absolute; left: 50%; top: 0.35em; }
-.mark { position: absolute; translate: -50%; color: #bbb; font-size: 0.95em; font-variant-numeric: tabular-nums; }
+.mark { position: absolute; translate: -50%; color: #bbb; font-size: 0.95em; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .mark.set { color: #ffd84a; font-weight: 600; }
 .ring::after { content: ""; position: absolute; left: 50%; bottom: 0; width: 0.7em; height: 0.5em; translate: -50%; background: #ffd84a; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
-.row { display: flex; align-items: center; gap: 0.5em; min-height: 2.4em; padding: 0.3em 0.2em 0; }
+.row { display: flex; align-items: center; gap: 0.35em; min-height: 2.4em; padding: 0.3em 0.2em 0; }
+.row button { padding: 0.35em 0.45em; }
 .words { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-variant-numeric: tabular-nums; }
 `);
