@@ -238,6 +238,27 @@ def conditions(options: argparse.Namespace) -> int:
     return 0
 
 
+def camera(options: argparse.Namespace) -> int:
+    """Print what `tools/demo/camera.py` measures."""
+    import torch
+
+    from bokeh.demo import ADAPTERS
+    from bokeh.demo.load import load_demo
+    from bokeh.tools.demo.camera import STEPS, Camera, judge_camera
+    from bokeh.weights.files import read_adapter
+
+    torch.set_grad_enabled(False)
+    own = [options.demo / ADAPTERS[name] for name in ("demo: all in focus", "demo: refocus")]
+    files = (options.all_in_focus or own[0], options.refocus or own[1])
+    found = judge_camera(
+        Camera(load_demo(options.demo), *map(read_adapter, files)), options.cases, options.seed, _count
+    )
+    print(f"\n{options.cases} held-out scenes, {STEPS} steps, euler, simple; PSNR in dB, or a ratio: mean and lowest")
+    for name, values in found.items():
+        print(f"{name:58}{values.mean():8.2f}{values.min():8.2f}")
+    return 0
+
+
 def _demo(options: argparse.Namespace, **settings: float):
     import torch
 
@@ -278,14 +299,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
     making.set_defaults(command=base)
-    camera = commands.add_parser("conditions", help="train a LoRA of the virtual camera")
-    camera.add_argument("kind", choices=("all_in_focus", "refocus"))
-    camera.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
-    camera.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoint and LoRA go")
-    camera.add_argument("--steps", type=int, default=2000)
-    camera.add_argument("--measure-every", type=int, default=100, metavar="N", help="steps; default: 100")
-    camera.add_argument("--seed", type=int, default=0)
-    camera.set_defaults(command=conditions)
+    learning = commands.add_parser("conditions", help="train a LoRA of the virtual camera")
+    learning.add_argument("kind", choices=("all_in_focus", "refocus"))
+    learning.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
+    learning.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoint and LoRA go")
+    learning.add_argument("--steps", type=int, default=2000)
+    learning.add_argument("--measure-every", type=int, default=100, metavar="N", help="steps; default: 100")
+    learning.add_argument("--seed", type=int, default=0)
+    learning.set_defaults(command=conditions)
+    judging = commands.add_parser("camera", help="measure the virtual camera's LoRAs")
+    judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
+    for name in ("--all-in-focus", "--refocus"):
+        judging.add_argument(name, type=Path, metavar="FILE", help="default: the one in the demo folder")
+    judging.add_argument("--cases", type=int, default=32)
+    judging.add_argument("--seed", type=int, default=0)
+    judging.set_defaults(command=camera)
     for name, command, cases, text in (
         ("judge", judge, 64, "measure model and adapter"),
         ("photos", photos, 16, "measure pivots from a latent, and inversion"),
