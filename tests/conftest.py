@@ -68,12 +68,16 @@ _load_pack()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which tests share a worker: those of the page one server, all other server tests the other, else each file its
-    models."""
+    models. The two that take longest come first, one in each worker."""
+    longest = ("page", "server")
+    rank = {}
     for item in items:
-        name = item.path.name
+        group = item.path.name
         if item.get_closest_marker("server"):
-            name = "page" if item.path.parent.name == "web" else "server"
-        item.add_marker(pytest.mark.xdist_group(name))
+            group = "page" if item.path.parent.name == "web" else "server"
+        item.add_marker(pytest.mark.xdist_group(group))
+        rank[item] = longest.index(group) if group in longest else len(longest)
+    items.sort(key=rank.__getitem__)
 
 
 def pytest_collection_finish() -> None:
