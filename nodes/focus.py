@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..optics.check import check_finite
-from ..optics.depth import AS_IS, SHARED, disparity_of, focus_at, focus_in, metric_disparity_of
+from ..optics.depth import AS_IS, SHARED, focus_at, focus_in
 from ..optics.focus import (
     LENSES,
     SHARP_DISC,
@@ -27,9 +27,9 @@ from ..optics.focus import (
 )
 from ..optics.lens import SENSORS
 from ..optics.repair import repaired
+from .depth import BRIGHT, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .schema import FOCUS, blur_slider, schema
 
-_BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
 _POINT, _MASK, _DISTANCES = "point", "mask", "distances"
 _OFF, _EVEN, _EASED = "off", "even", "eased"
 _OWN, _BLUR = "own lens", "blur"
@@ -50,8 +50,8 @@ class BokehFocus(io.ComfyNode):
             "rack focus",
             "lens presets",
             idle={
-                "nearest": [f"lens={_BLUR}", f"depth_is={_METRES}", f"depth_is={_INVERSE}"],
-                "farthest": [f"lens={_BLUR}", f"depth_is={_METRES}", f"depth_is={_INVERSE}"],
+                "nearest": [f"lens={_BLUR}"],
+                "farthest": [f"lens={_BLUR}"],
                 "focus_x": [f"focus_by={_MASK}", f"focus_by={_DISTANCES}"],
                 "focus_y": [f"focus_by={_MASK}", f"focus_by={_DISTANCES}"],
                 "distances": [f"focus_by={_POINT}", f"focus_by={_MASK}"],
@@ -81,13 +81,7 @@ class BokehFocus(io.ComfyNode):
                     tooltip="White on the subject. The depth where there is no other, and what focus by mask focuses "
                     "on.",
                 ),
-                io.Combo.Input(
-                    "depth_is",
-                    options=[_BRIGHT, _DARK, _METRES, _INVERSE],
-                    tooltip="What the depth picture shows: grey with near things bright (Depth Anything, MiDaS) or "
-                    "dark, or real distances, in metres or their inverse in 1/m. The geometry of MoGe is always in "
-                    "metres.",
-                ),
+                depth_is_input("The geometry of MoGe is always in metres."),
                 _metres("nearest", 1.0, "For a grey map and a lens: how far away the nearest thing is, in metres."),
                 _metres("farthest", 10.0, "For a grey map and a lens: how far away the farthest thing is, in metres."),
                 io.Combo.Input(
@@ -95,8 +89,7 @@ class BokehFocus(io.ComfyNode):
                     options=[_POINT, _MASK, _DISTANCES],
                     tooltip="What is sharp: what lies at the point below, what the mask shows, or the distances below.",
                 ),
-                _part("focus_x", 0.5, "The point to focus on: 0 = left edge of the picture, 1 = right edge."),
-                _part("focus_y", 0.5, "The point to focus on: 0 = upper edge of the picture, 1 = lower edge."),
+                *focus_point(),
                 io.String.Input(
                     "distances",
                     default="2",
@@ -109,8 +102,8 @@ class BokehFocus(io.ComfyNode):
                     tooltip="Pull the focus from what is chosen above to the point below: evenly, or starting and "
                     "ending slowly. Over the frames of a clip, or as a sweep of one picture.",
                 ),
-                _part("pull_x", 0.5, "Where the pull ends: 0 = left edge, 1 = right edge."),
-                _part("pull_y", 0.5, "Where the pull ends: 0 = upper edge, 1 = lower edge."),
+                slider("pull_x", 0.5, 1.0, "Where the pull ends: 0 = left edge, 1 = right edge."),
+                slider("pull_y", 0.5, 1.0, "Where the pull ends: 0 = upper edge, 1 = lower edge."),
                 io.Int.Input(
                     "pull_steps",
                     default=7,
@@ -147,20 +140,16 @@ class BokehFocus(io.ComfyNode):
                     "For blur: radius in pixels of the farthest thing's discs when the nearest is in focus, in a "
                     "picture of 512 px on its short side. 0 = sharp, 30 = strongest.",
                 ),
-                _part(
+                slider(
                     "sharp",
                     0.0,
+                    1.0,
                     "Keep a range around the focus sharp as well: a part of the whole depth. 0 = as a lens does.",
                 ),
             ],
             outputs=[
                 FOCUS.Output(display_name="focus", tooltip="Goes into Bokeh Render."),
-                io.Mask.Output(
-                    display_name="defocus",
-                    tooltip="The radius of each pixel's disc of light in pixels: above 0 before the plane of focus, "
-                    "below 0 behind it.",
-                ),
-                io.Mask.Output(display_name="in_focus", tooltip="White where the picture looks sharp."),
+                *defocus_outputs(),
                 io.String.Output(display_name="text", tooltip="Focus, what is sharp and the largest disc in words."),
             ],
             is_output_node=True,
@@ -246,13 +235,6 @@ def _metres(id: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(id, default=default, min=0.01, max=10000.0, step=0.1, round=0.001, tooltip=tooltip)
 
 
-def _part(id: str, default: float, tooltip: str) -> io.Float.Input:
-    mode = io.NumberDisplay.slider
-    return io.Float.Input(
-        id, default=default, min=0.0, max=1.0, step=0.01, round=0.0001, display_mode=mode, tooltip=tooltip
-    )
-
-
 def _disparity(
     depth: Tensor | dict | None,
     mask: Tensor | None,
@@ -271,16 +253,13 @@ def _disparity(
                 f"The mask is {subject.max():g} everywhere, so it shows no subject. Make it white on the "
                 "subject and black elsewhere, or connect a depth map."
             )
-        depth, depth_is, span = subject[..., None], _BRIGHT, AS_IS
+        depth, depth_is, span = subject[..., None], BRIGHT, AS_IS
     if isinstance(depth, dict):
         if not isinstance(depth.get("depth"), Tensor):
             raise ValueError("This geometry holds no depth. Connect the geometry of MoGe, or a depth map.")
-        depth, depth_is = depth["depth"][..., None], _METRES
-    if depth_is in (_BRIGHT, _DARK):
-        disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size, span, on_map)
-    else:
-        disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size, on_map)
-    return disparity[: len(depth)], depth_is not in (_BRIGHT, _DARK), notes
+        depth, depth_is = depth["depth"][..., None], METRES
+    disparity, metric, notes = read_disparity(depth, depth_is, count, size, span, on_map)
+    return disparity[: len(depth)], metric, notes
 
 
 def _subject(mask: Tensor | None) -> Tensor:

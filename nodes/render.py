@@ -11,16 +11,16 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..optics.check import BLADES, STRONGEST
-from ..optics.depth import AS_IS, EACH, SHARED, disparity_of, focus_at, focus_in, metric_disparity_of
+from ..optics.depth import AS_IS, EACH, SHARED, focus_at, focus_in
 from ..optics.discs import drawn_aperture
 from ..optics.focus import Focus, in_words
 from ..optics.render import BYTES_PER_PIXEL, render_defocus
 from ..optics.repair import with_hard_edges
 from ..sweep.values import Scale, Sweep, parse_values
+from .depth import INVERSE, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .device import device_for
 from .schema import FOCUS, SWEEP, schema, validation
 
-_BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
 _POINT, _VALUE = "point", "value"
 _ROUND = "round"
 # Steps of the progress bar for a picture.
@@ -38,7 +38,7 @@ class BokehRender(io.ComfyNode):
             "portrait mode",
             idle={
                 "depth_is": ["focus"],
-                "depth_range": ["focus", f"depth_is={_METRES}", f"depth_is={_INVERSE}"],
+                "depth_range": ["focus", f"depth_is={METRES}", f"depth_is={INVERSE}"],
                 "repair": ["focus"],
                 "blurs": ["focus", "lens_blur"],
                 "focus_by": ["focus", "mask"],
@@ -65,13 +65,7 @@ class BokehRender(io.ComfyNode):
                     tooltip="From Bokeh Focus: depth, plane of focus, sharp range and blur. Everything below down to "
                     "focus_value is not used then.",
                 ),
-                io.Combo.Input(
-                    "depth_is",
-                    options=[_BRIGHT, _DARK, _METRES, _INVERSE],
-                    tooltip="What the depth map shows: grey with near things bright (Depth Anything, MiDaS) or dark; "
-                    "or real distances, in metres or their inverse in 1/m. With real distances the blur K of a lens "
-                    "gives its true discs.",
-                ),
+                depth_is_input("With real distances the blur K of a lens gives its true discs."),
                 io.Combo.Input(
                     "depth_range",
                     options=[SHARED, EACH, AS_IS],
@@ -103,9 +97,8 @@ class BokehRender(io.ComfyNode):
                     tooltip="What is sharp: what lies at the point below, or the depth of the value below. A mask goes "
                     "before both.",
                 ),
-                _slider("focus_x", 0.5, 1.0, "The point to focus on: 0 = left edge of the picture, 1 = right edge."),
-                _slider("focus_y", 0.5, 1.0, "The point to focus on: 0 = upper edge of the picture, 1 = lower edge."),
-                _slider("focus_value", 0.5, 1.0, "For focus by value: 0 = the farthest thing, 1 = the nearest one."),
+                *focus_point(),
+                slider("focus_value", 0.5, 1.0, "For focus by value: 0 = the farthest thing, 1 = the nearest one."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -116,21 +109,21 @@ class BokehRender(io.ComfyNode):
                     options=[_ROUND, *(str(count) for count in BLADES if count)],
                     tooltip="Shape of the aperture, and so of blurred lights: round, or a polygon of that many blades.",
                 ),
-                _slider("rotation", 0.0, 90.0, "Turns the polygon, in degrees."),
+                slider("rotation", 0.0, 90.0, "Turns the polygon, in degrees."),
                 io.Mask.Input(
                     "aperture",
                     optional=True,
                     tooltip="A drawn shape, white where light passes, in place of blades and rotation: a heart, a "
                     "star, a ring, the oval of an anamorphic lens.",
                 ),
-                _slider(
+                slider(
                     "cats_eye",
                     0.0,
                     1.0,
                     "How much blurred lights are squeezed towards the corners, as by the barrel of a fast lens: "
                     "0 = not at all.",
                 ),
-                _slider(
+                slider(
                     "highlight",
                     0.0,
                     10.0,
@@ -144,12 +137,7 @@ class BokehRender(io.ComfyNode):
                     display_name="sweep",
                     tooltip="Which picture shows which blur or focus; for the sweep's view, grid, report and files.",
                 ),
-                io.Mask.Output(
-                    display_name="defocus",
-                    tooltip="The radius of each pixel's disc of light in pixels: above 0 before the plane of focus, "
-                    "below 0 behind it.",
-                ),
-                io.Mask.Output(display_name="in_focus", tooltip="White where the picture looks sharp."),
+                *defocus_outputs(),
             ],
         )
 
@@ -213,19 +201,6 @@ class BokehRender(io.ComfyNode):
         return io.NodeOutput(images, sweep or _sweep(focus), defocus, in_focus, ui=ui.PreviewText(text))
 
 
-def _slider(id: str, default: float, last: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(
-        id,
-        default=default,
-        min=0.0,
-        max=last,
-        step=last / 100,
-        round=0.001,
-        display_mode=io.NumberDisplay.slider,
-        tooltip=tooltip,
-    )
-
-
 def _parse(blurs: str) -> tuple[float, ...]:
     return parse_values(blurs, _BLURS)
 
@@ -234,12 +209,7 @@ def _disparity(depth: Tensor | None, depth_is: str, depth_range: str, image: Ten
     """Disparity [B, H, W], whether it is in 1/m, and sentences for the user."""
     if depth is None:
         raise ValueError("There is no depth. Connect the picture's depth map, or the focus of Bokeh Focus.")
-    count, size = len(image), tuple(image.shape[1:3])
-    if depth_is in (_METRES, _INVERSE):
-        disparity, notes = metric_disparity_of(depth, depth_is == _METRES, count, size)
-        return disparity, True, notes
-    disparity, notes = disparity_of(depth, depth_is == _BRIGHT, count, size, depth_range)
-    return disparity, False, notes
+    return read_disparity(depth, depth_is, len(image), tuple(image.shape[1:3]), depth_range)
 
 
 def _focused(disparity: Tensor, metric: bool, plane: Tensor, blurs: tuple[float, ...]) -> tuple[Focus, Sweep]:
