@@ -27,9 +27,6 @@ _HERE = (0, 0)
 # Pixels of a token's side.
 _PATCH = 16
 
-_MODEL = "FLUX.1-dev, in any form that loads as native FLUX."
-_PHOTO = "The photo. Its sides are cut to multiples of 16 px."
-_VAE = "FLUX's VAE, for the photo."
 _TILES = io.Boolean.Input(
     "tiles",
     default=True,
@@ -38,6 +35,16 @@ _TILES = io.Boolean.Input(
     "1024 x 1024. Off: the whole photo at once: memory grows with it, and above about 1000 px the authors warn of "
     "artifacts.",
 )
+
+
+def _photo_and_model(files: str, photo: str = "") -> list[io.Input]:
+    """What both nodes start from; ``files`` are the adapters that fit."""
+    return [
+        io.Model.Input("model", tooltip="FLUX.1-dev, in any form that loads as native FLUX."),
+        ADAPTER.Input("adapter", tooltip=f"From Load Bokeh Adapter: {files} of Genfocus."),
+        io.Vae.Input("vae", tooltip="FLUX's VAE, for the photo."),
+        io.Image.Input("image", tooltip=f"The photo. Its sides are cut to multiples of 16 px.{photo}"),
+    ]
 
 
 class BokehAllInFocus(io.ComfyNode):
@@ -49,12 +56,7 @@ class BokehAllInFocus(io.ComfyNode):
             description="Brings everything in a photo into focus, with Genfocus on FLUX.1-dev. The authors' prompt: a "
             "sharp photo with everything in focus; guidance 3.5, 28 steps.",
             inputs=[
-                io.Model.Input("model", tooltip=_MODEL),
-                ADAPTER.Input(
-                    "adapter", tooltip="From Load Bokeh Adapter: deblurNet, or deblurNet_with_pre_deblur of Genfocus."
-                ),
-                io.Vae.Input("vae", tooltip=_VAE),
-                io.Image.Input("image", tooltip=_PHOTO),
+                *_photo_and_model("deblurNet, or deblurNet_with_pre_deblur"),
                 io.Boolean.Input(
                     "pre_deblur",
                     default=False,
@@ -107,10 +109,7 @@ class BokehRefocus(io.ComfyNode):
             description="Gives a sharp photo any plane of focus and any blur, with Genfocus on FLUX.1-dev. The "
             "authors' prompt: an excellent photo with a large aperture; guidance 1, 28 steps.",
             inputs=[
-                io.Model.Input("model", tooltip=_MODEL),
-                ADAPTER.Input("adapter", tooltip="From Load Bokeh Adapter: bokehNet of Genfocus."),
-                io.Vae.Input("vae", tooltip=_VAE),
-                io.Image.Input("image", tooltip=f"{_PHOTO} Sharp all over, as Bokeh All in Focus makes it."),
+                *_photo_and_model("bokehNet", " Sharp all over, as Bokeh All in Focus makes it."),
                 io.String.Input(
                     "blurs",
                     default="",
