@@ -19,7 +19,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from family_cost import families
+from family_cost import FLUX_KIND, families
 
 INSIDE = "COMFYUI_BOKEH_BENCHMARK"
 
@@ -88,17 +88,9 @@ def measure() -> int:
     return 0
 
 
-_COMMON = {
-    "in_channels": 64,
-    "joint_attention_dim": 256,
-    "pooled_projection_dim": 64,
-    "attention_head_dim": 128,
-    "guidance_embeds": True,
-    "axes_dims_rope": [16, 56, 56],
-}
 _FEW_BLOCKS = {"num_layers": 1, "num_single_layers": 2}
-_SMALL = _COMMON | {"num_attention_heads": 12} | _FEW_BLOCKS
-_FULL = _COMMON | {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
+_SMALL = FLUX_KIND | {"num_attention_heads": 12} | _FEW_BLOCKS
+_FULL = FLUX_KIND | {"num_attention_heads": 24, "num_layers": 19, "num_single_layers": 38}
 
 
 def flux(options: argparse.Namespace) -> None:

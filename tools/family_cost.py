@@ -6,6 +6,16 @@ import argparse
 import gc
 import time
 
+# A FLUX with few text channels.
+FLUX_KIND = {
+    "in_channels": 64,
+    "joint_attention_dim": 256,
+    "pooled_projection_dim": 64,
+    "attention_head_dim": 128,
+    "guidance_embeds": True,
+    "axes_dims_rope": [16, 56, 56],
+}
+
 
 def families(options: argparse.Namespace) -> None:
     """Six pictures of one scene beside a plain batch of six: grounded by an adapter of rank 64 in two blocks of SDXL's
@@ -61,17 +71,7 @@ def families(options: argparse.Namespace) -> None:
         time_scale=1000.0,
         pad_tokens_multiple=32,
     )
-    two_blocks = {
-        "in_channels": 64,
-        "joint_attention_dim": 256,
-        "pooled_projection_dim": 64,
-        "attention_head_dim": 128,
-        "guidance_embeds": True,
-        "axes_dims_rope": [16, 56, 56],
-        "num_attention_heads": 12,
-        "num_layers": 1,
-        "num_single_layers": 1,
-    }
+    two_blocks = FLUX_KIND | {"num_attention_heads": 12, "num_layers": 1, "num_single_layers": 1}
     noise_levels, flow_levels = torch.linspace(14, 0, options.steps + 1), torch.linspace(1, 0, options.steps + 1)
     kinds = {
         "SDXL, grounded sweep": (sdxl, grounded, (4, 32, 32), (77, 2048), noise_levels),

@@ -12,7 +12,6 @@ import csv
 import importlib.util
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 from inside import load_pack
 from setup.client import Graph, HostClient, HostError
+from setup.command import command, told
 from setup.environment import SetupError, StatusLine
 
 from sweep import (
@@ -227,21 +227,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--running", type=int, metavar="PORT", help="queue on a ComfyUI that runs on this machine")
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: ./output")
-    try:
-        return run(parser.parse_args(arguments))
-    except (SetupError, HostError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"A file could not be used: {error}", file=sys.stderr)
-        return 1
+    options = parser.parse_args(arguments)
+    return told(lambda: run(options))
 
 
 if __name__ == "__main__":
-    # So that a stopped program stops its server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("\nStopped.")
-        sys.exit(130)
+    command(main)

@@ -10,12 +10,11 @@ import argparse
 import json
 import re
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from setup.client import Graph, HostClient, HostError
+from setup.command import command, told
 from setup.environment import SetupError, StatusLine, write_atomically
 from setup.host import CHECKOUT, Host, cache_folder, ensure_host
 from setup.server import HostProcess, accelerator, free_port, write_model_paths
@@ -308,21 +307,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, help=f"port on this machine (default: {DEFAULT_PORT}, or a free one)")
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: ./output")
     parser.add_argument("--once", action="store_true", help="end after the run instead of serving the page")
-    try:
-        return serve(parser.parse_args(arguments))
-    except (SetupError, HostError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"A file could not be used: {error}", file=sys.stderr)
-        return 1
+    options = parser.parse_args(arguments)
+    return told(lambda: serve(options))
 
 
 if __name__ == "__main__":
-    # So that a stopped program stops its server.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        print("\nStopped.")
-        sys.exit(130)
+    command(main)

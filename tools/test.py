@@ -6,11 +6,11 @@ Standard library only. The linter's and pytest's caches go to the cache folder, 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
 from setup.browser import find_chromium
+from setup.command import command
 from setup.environment import SetupError, clean_environment
 from setup.host import CHECKOUT, ensure_host
 
@@ -47,9 +47,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # So that a stopped test run stops what it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    command(main)

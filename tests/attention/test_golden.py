@@ -12,6 +12,7 @@ from __future__ import annotations
 import pytest
 import torch
 from flux import Golden, relative_error, run_node, sample
+from sampling import swept
 
 TOLERANCE = 1e-5
 CASES = ("all_blocks", "true_cfg")
@@ -38,21 +39,17 @@ def grounding(golden: Golden) -> float:
     return golden.case["grounding_steps"] / golden.case["steps"]
 
 
+def grounded_sweep(golden: Golden, adapter, blurs) -> torch.Tensor:
+    (pivot,) = run_node("BokehPivot", blur=golden.case["pivot"], grounding=grounding(golden))
+    model, latent, _ = swept(golden, adapter, ", ".join(map(str, blurs)), pivot)
+    return sample(model, golden.positive(), latent, **trajectory_inputs(golden))
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("reference_rounding")
 def test_whole_sweep_with_one_pivot_row_equals_the_reference(name, load):
     golden = Golden(name)
-    (pivot,) = run_node("BokehPivot", blur=golden.case["pivot"], grounding=grounding(golden))
-    model, latent, _ = run_node(
-        "BokehSweep",
-        model=golden.model,
-        adapter=load(f"{name}/model.safetensors"),
-        latent=golden.latent(),
-        blurs=", ".join(map(str, golden.case["targets"])),
-        strength=1.0,
-        pivot=pivot,
-    )
-    rows = sample(model, golden.positive(), latent, **trajectory_inputs(golden))
+    rows = grounded_sweep(golden, load(f"{name}/model.safetensors"), golden.case["targets"])
     assert len(rows) == len(golden.case["targets"])
     for row, blur in zip(rows, golden.case["targets"], strict=True):
         assert relative_error(row[None], golden.expected[f"trajectory/grounded/{blur:.0f}"]) <= TOLERANCE
@@ -63,17 +60,8 @@ def test_whole_sweep_with_one_pivot_row_equals_the_reference(name, load):
 def test_pivot_among_the_values_equals_the_reference(name, load):
     golden = Golden(name)
     targets = golden.case["targets"]
-    (pivot,) = run_node("BokehPivot", blur=golden.case["pivot"], grounding=grounding(golden))
-    model, latent, _ = run_node(
-        "BokehSweep",
-        model=golden.model,
-        adapter=load(f"{name}/model.safetensors"),
-        latent=golden.latent(),
-        blurs=f"{targets[0]}, {golden.case['pivot']}, {targets[1]}, {targets[2]}",
-        strength=1.0,
-        pivot=pivot,
-    )
-    rows = sample(model, golden.positive(), latent, **trajectory_inputs(golden))
+    blurs = (targets[0], golden.case["pivot"], targets[1], targets[2])
+    rows = grounded_sweep(golden, load(f"{name}/model.safetensors"), blurs)
     names = [f"grounded/{targets[0]:.0f}", "pivot", f"grounded/{targets[1]:.0f}", f"grounded/{targets[2]:.0f}"]
     for row, expected in zip(rows, names, strict=True):
         assert relative_error(row[None], golden.expected[f"trajectory/{expected}"]) <= TOLERANCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from flux import relative_error, run_node
-from sampling import ksample, swept
+from sampling import ksample, ksample_part, swept
 
 from bokeh.attention.rows import Pivot
 
@@ -102,25 +102,9 @@ def test_a_second_sampler_that_adds_no_noise_starts_where_the_first_one_stopped(
     model, latent, _ = swept(golden, adapter, "0, 15, 30", pivot_of(generated))
     common = {"model": model, "noise_seed": SEED, "steps": 4, "cfg": 1.0, "sampler_name": "euler"}
     common |= {"positive": golden.positive(), "negative": golden.positive(), "scheduler": "simple"}
-    (half,) = run_node(
-        "KSamplerAdvanced",
-        **common,
-        latent_image=latent,
-        add_noise="enable",
-        start_at_step=0,
-        end_at_step=2,
-        return_with_leftover_noise="enable",
-    )
+    half = ksample_part(latent, 0, 2, **common)
     seen = watched(model)
-    run_node(
-        "KSamplerAdvanced",
-        **common,
-        latent_image=half,
-        add_noise="disable",
-        start_at_step=2,
-        end_at_step=4,
-        return_with_leftover_noise="disable",
-    )
+    ksample_part(half, 2, 4, **common)
     clean, noise = model.model.process_latent_in(generated["samples"]), starting_noise(golden)
     first, rows, _ = seen[0]
     half_rows = (1 - first) * model.model.process_latent_in(half["samples"])

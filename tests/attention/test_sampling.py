@@ -7,7 +7,7 @@ import pytest
 import torch
 from adapters import official_tensors
 from flux import relative_error, run_node, sample
-from sampling import ksample, plain, swept
+from sampling import ksample, ksample_part, plain, swept
 
 from bokeh.attention.rows import Pivot
 from bokeh.weights.format import build_adapter
@@ -191,33 +191,9 @@ def test_a_given_latent_keeps_its_noise_in_the_second_of_two_samplers(golden, ad
     model, latent, _ = swept(golden, adapter, "5, 25", Pivot(5.0, 1.0, photo))
     common = {"model": model, "noise_seed": 3, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
     common |= {"positive": golden.positive(), "negative": golden.positive()}
-    (whole,) = run_node(
-        "KSamplerAdvanced",
-        **common,
-        latent_image=latent,
-        add_noise="enable",
-        start_at_step=0,
-        end_at_step=4,
-        return_with_leftover_noise="disable",
-    )
-    (half,) = run_node(
-        "KSamplerAdvanced",
-        **common,
-        latent_image=latent,
-        add_noise="enable",
-        start_at_step=0,
-        end_at_step=2,
-        return_with_leftover_noise="enable",
-    )
-    (rest,) = run_node(
-        "KSamplerAdvanced",
-        **common,
-        latent_image=half,
-        add_noise="disable",
-        start_at_step=2,
-        end_at_step=4,
-        return_with_leftover_noise="disable",
-    )
+    whole = ksample_part(latent, 0, 4, **common)
+    half = ksample_part(latent, 0, 2, **common)
+    rest = ksample_part(half, 2, 4, **common)
     assert relative_error(rest["samples"], whole["samples"]) <= 1e-4
 
 

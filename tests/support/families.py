@@ -10,7 +10,7 @@ import comfy.model_patcher
 import comfy.supported_models as supported
 import torch
 from comfy.ldm.chroma.model import ChromaParams
-from flux import build_flux, sample
+from flux import build_flux, patcher_of, sample
 from unet import build_unet
 
 from bokeh.attention.install import network_places
@@ -59,12 +59,7 @@ def dit(kind: str, **config) -> Callable:
         settings.set_inference_dtype(torch.float32, None)
         model = settings.get_model({}, device=comfy.model_management.unet_offload_device())
         _fill(model, seed)
-        model.eval()
-        return comfy.model_patcher.ModelPatcher(
-            model,
-            load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
+        return patcher_of(model)
 
     return build
 

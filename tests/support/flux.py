@@ -67,6 +67,11 @@ def build_flux(
         missing, unexpected = model.diffusion_model.load_state_dict(state, strict=False)
         assert not missing, missing
         assert not unexpected, unexpected
+    return patcher_of(model)
+
+
+def patcher_of(model) -> comfy.model_patcher.ModelPatcher:
+    """A network as the host's MODEL."""
     model.eval()
     return comfy.model_patcher.ModelPatcher(
         model,

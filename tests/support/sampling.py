@@ -37,5 +37,19 @@ def ksample(model, positive, latent, *, negative=None, cfg=1.0, sampler="euler",
     return out["samples"]
 
 
+def ksample_part(latent: dict, first: int, last: int, **common) -> dict:
+    """Some of the steps: noise is added before step 0 alone, and what is left of it stays unless the last step is."""
+    (out,) = run_node(
+        "KSamplerAdvanced",
+        **common,
+        latent_image=latent,
+        add_noise="disable" if first else "enable",
+        start_at_step=first,
+        end_at_step=last,
+        return_with_leftover_noise="disable" if last == common["steps"] else "enable",
+    )
+    return out
+
+
 def plain(golden, **options) -> torch.Tensor:
     return ksample(golden.model, golden.positive(), golden.latent(), **options)
