@@ -6,7 +6,7 @@ import pytest
 from comfy_api.latest import io
 from page import HostPage
 from playwright.sync_api import expect
-from sweep_view import workflow
+from sweep_view import View, workflow
 
 pytestmark = [
     pytest.mark.server,
@@ -17,7 +17,8 @@ pytestmark = [
 
 @pytest.mark.parametrize("picture", ["wide6", "tall6"])
 def test_the_views_pictures_are_the_apps_result(browser, sweep_server, picture):
-    app = {"linearData": {"inputs": [], "outputs": [3]}, "linearMode": True}
+    """And its slider works in the app, where its maker puts it among the inputs."""
+    app = {"linearData": {"inputs": [[3, "sweep view"]], "outputs": [3]}, "linearMode": True}
     with HostPage(browser, sweep_server, viewport={"width": 1440, "height": 900}) as page:
         page.load({**workflow(picture=picture, blurs="0, 4, 8, 15, 22, 28"), "extra": app})
         expect(page.page.get_by_text("Click Run to get started")).to_be_visible()
@@ -28,3 +29,6 @@ def test_the_views_pictures_are_the_apps_result(browser, sweep_server, picture):
         page.page.wait_for_timeout(3000)
         assert shown.count() >= 6
         expect(page.page.get_by_text("Click Run to get started")).to_have_count(0)
+        view = View(page).ready()
+        view.press("End")
+        view.expect_value(28, "blur 28")

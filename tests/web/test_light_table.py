@@ -51,6 +51,11 @@ def test_any_two_levels_and_the_loupe_by_keys(view):
         "(canvas) => canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[0]"
     )
     assert abs(drawn - grey(0, 6)) <= 2
+    view.press("f")
+    view.page.wait_for_function("document.fullscreenElement?.className.includes('bokeh-sweep-view')")
+    expect(view.element.locator(".buttons")).to_be_visible()
+    view.press("f")
+    view.page.wait_for_function("!document.fullscreenElement")
     view.press("Escape")
     expect(loupe).to_be_hidden()
     expect(view.divider).to_be_visible()

@@ -45,6 +45,7 @@ export function actsOf(view) {
       : [say("Compare with the pivot"), () => view.compareWith(null)],
     last: [say("Compare with the last run"), () => view.compareWith("last")],
     loupe: [say("Loupe at 100 %"), () => view.toggleLoupe(), "L"],
+    full: [document.fullscreenElement ? say("Leave the full window") : say("Full window"), () => view.toggleFull(), "F"],
     copy: [
       say("Copy the picture of {level}", { level }),
       withPicture(() => copyPicture(url()), say("Copied {level}", { level }), say("The browser does not allow copying here")),

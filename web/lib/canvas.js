@@ -1,7 +1,7 @@
 /** What the nodes' own content owes to the canvas around it. */
 
 import { app } from "../../../scripts/app.js";
-import { element } from "./dom.js";
+import { element, take } from "./dom.js";
 import { after, locator } from "./outputs.js";
 
 // The page has no event for an element that it shows in place of another, nor for a value that holds for undo, links and
@@ -19,9 +19,9 @@ export function watch(node, check) {
 /** Let the graph zoom and pan as if the view were not in the way. */
 export function passToCanvas(element) {
   const pass = (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
+    take(event);
+    // In the full window there is no graph behind it.
+    if (!document.fullscreenElement) app.canvas.canvas.dispatchEvent(new event.constructor(event.type, event));
   };
   element.addEventListener("wheel", pass, { passive: false });
   const passMiddle = (event) => {

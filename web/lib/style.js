@@ -6,6 +6,7 @@ export const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
 :host { --line: color-mix(in srgb, var(--text) 26%, transparent); min-height: 240px; }
 
+:host(:fullscreen) { padding: 1em; background: var(--comfy-menu-bg, #222); }
 .view { position: relative; font-size: calc(clamp(11px, 3.1cqw, 20px) * var(--enlarge, 1)); }
 
 /* The node alone says how high it is, so that it can be wide and flat. */

@@ -176,6 +176,7 @@ export class SweepView {
 
   /** Enlarge the text when the graph is far away; in steps, so that it rests while the zoom moves. */
   setZoom(scale) {
+    if (document.fullscreenElement === this.element) scale = 1;
     const enlarged = Math.round(5 * Math.min(Math.max(READABLE_SCALE / scale, 1), MAX_ENLARGED)) / 5;
     if (enlarged === this.#enlarged) return;
     this.#enlarged = enlarged;
@@ -346,6 +347,12 @@ export class SweepView {
     else this.other.hold(what);
     this.screen.comparing = false;
     this.toggleCompare();
+  }
+
+  toggleFull() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else this.element.requestFullscreen();
+    this.slider.focus();
   }
 
   toggleLoupe() {
