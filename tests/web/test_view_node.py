@@ -14,7 +14,7 @@ def test_payload_and_errors_of_the_node():
     (shown,) = BokehSweepView.execute(torch.zeros(2, 8, 24, 3), sweep).ui["bokeh_sweep"]
     levels = shown.pop("levels")
     assert shown.pop("remarks")
-    assert shown == {"name": "alpha", "pivot": 12.5, "reference": 1, "height": 8, "width": 24}
+    assert shown == {"name": "alpha", "pivot": 12.5, "reference": 1, "scenes": 1, "height": 8, "width": 24}
     assert [(level["value"], level["label"]) for level in levels] == [(0.0, "alpha 0"), (12.5, "alpha 12.5")]
     with pytest.raises(ValueError, match="There are 3 pictures, but the sweep has 2 values"):
         BokehSweepView.execute(torch.zeros(3, 8, 8, 3), sweep)
@@ -27,6 +27,14 @@ def test_the_chosen_level_leaves_alone():
         image, blur = BokehSweepView.execute(images, sweep, level).result
         assert torch.equal(image, images[row : row + 1])
         assert blur == sweep.values[row]
+    scenes = Sweep((30.0, 0.0, 12.5) * 2, 12.5, scenes=2)
+    images = torch.rand(6, 8, 8, 3)
+    image, blur = BokehSweepView.execute(images, scenes, 0.0).result
+    assert torch.equal(image, images[[1, 4]])
+    assert blur == 0
+    (shown,) = BokehSweepView.execute(images, scenes).ui["bokeh_sweep"]
+    assert shown["scenes"] == 2
+    assert [level["label"] for level in shown["levels"][3:]] == ["blur 30", "blur 0", "blur 12.5"]
     with pytest.raises(ValueError, match="level is nan, expected a number from -1"):
         BokehSweepView.execute(images, sweep, float("nan"))
 
