@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPlace, passToCanvas } from "./lib/canvas.js";
+import { addPlace, passToCanvas, watch } from "./lib/canvas.js";
 import { after, executionIds, followOutputs, look } from "./lib/outputs.js";
 import { fileUrl, uploadPicture } from "./lib/picture_files.js";
 import { reaches, runOf } from "./lib/runs.js";
@@ -14,7 +14,6 @@ const FIRST_SIZE = [400, 500];
 const PIVOT_LEVEL = -1;
 const MIN_HEIGHT = 240;
 const SCREEN_HEIGHTS = [160, 620];
-const ZOOM_CHECK_MS = 200;
 
 /** The views of the nodes that sit in a graph: node -> view. */
 const views = new Map();
@@ -61,6 +60,7 @@ function addView(node) {
   node.hideOutputImages = true;
   node.onDrawBackground = () => {};
   passToCanvas(view.element);
+  watch(node, () => view.setZoom(app.canvas.ds.scale));
   addPlace(node, "sweep view", "bokeh_sweep_view", view.element, MIN_HEIGHT);
   node.setSize(FIRST_SIZE);
   if (level) after(level, "callback", () => (view.used = used()));
@@ -98,10 +98,6 @@ function fit(node, view) {
 app.registerExtension({
   name: "Bokeh.SweepView",
   setup() {
-    // Not both renderings send an event.
-    setInterval(() => {
-      for (const view of views.values()) view.setZoom(app.canvas.ds.scale);
-    }, ZOOM_CHECK_MS);
     let ended;
     api.addEventListener("bokeh_preview", async ({ detail }) => {
       const run = await runOf(detail.prompt_id);
