@@ -77,6 +77,7 @@ EXAMPLES = (
     Example("16", "", 0, False, RENDERED, "photo"),
     Example("17", "", 0, False, DRAWN, "named"),
     Example("18", "a red heart before navy checks", 3, False, SAID, "alpha"),
+    Example("20", "a red heart before navy checks", 4, True, "", "camera"),
 )
 # Where the photos' focus is: the point, and for a pull its end. By the ball that it lies on.
 POINTS = {"9": ((0.24, 0.63),), "10": ((0.80, 0.44),), "11": ((0.24, 0.63), (0.80, 0.44)), "16": ((0.63, 0.52),)}
@@ -159,6 +160,31 @@ def named_graph(example: Example) -> Graph:
     inputs = graph["focus"]["inputs"]
     inputs |= {"mask": inputs.pop("depth"), "focus_by": "mask", "lens": "blur"}
     return graph
+
+
+def camera_graph(example: Example) -> Graph:
+    """The example itself: a photo of the demonstration model, drawn sharp all over, then refocused."""
+    (file,) = WORKFLOWS.glob(f"{example.number} *.json")
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    sources = {link: (str(source), slot) for link, source, slot, *_ in workflow["links"]}
+    graph: Graph = {}
+    for entry in workflow["nodes"]:
+        values = iter(entry.get("widgets_values") or [])
+        inputs = {}
+        for socket in entry["inputs"]:
+            if "widget" in socket:
+                inputs[socket["name"]] = next(values)
+                if socket["name"] == "seed":
+                    next(values)  # what the page does with it after a run
+            elif socket["link"] is not None:
+                inputs[socket["name"]] = list(sources[socket["link"]])
+        graph[str(entry["id"])] = node(entry["type"], **inputs)
+    looked, drawn = ("BokehSweepView", "ImageStitch", "BokehRender", "MarkdownNote"), "BokehRefocus"
+    (refocus,) = (key for key, entry in graph.items() if entry["class_type"] == drawn)
+    (sampler,) = (key for key, entry in graph.items() if entry["inputs"].get("model") == [refocus, 0])
+    (decoded,) = (key for key, entry in graph.items() if entry["inputs"].get("samples") == [sampler, 0])
+    kept = {key: entry for key, entry in graph.items() if entry["class_type"] not in looked}
+    return kept | {"single": node("PreviewImage", images=[decoded, 0])}
 
 
 def scene() -> tuple[Image.Image, Image.Image, Image.Image]:
