@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
+from comfy.latent_formats import LatentFormat
 from comfy.model_patcher import ModelPatcher
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,10 +21,10 @@ from ..host import new_patcher
 from . import FOLDER
 from .clip import demo_clip
 from .codec import CHANNELS, PatchCodec
-from .network import DemoFlux, build_flux
+from .network import FLUX, UNET, build, dtypes
 from .vae import DemoVAE
 
-MODEL_FILE = "model.safetensors"
+MODEL_FILES = {FLUX: "model.safetensors", UNET: "unet.safetensors"}
 CODEC_FILE = "codec.safetensors"
 _AGAIN = "It comes with the Bokeh pack: install the pack again, or restore the file in its folder."
 
@@ -40,22 +41,23 @@ class Demo(NamedTuple):
     vae: DemoVAE
 
 
-def load_demo(folder: Path = FOLDER, report: Callable[[str], None] | None = None) -> Demo:
+def load_demo(folder: Path = FOLDER, report: Callable[[str], None] | None = None, family: str = FLUX) -> Demo:
     """The demonstration model from the files in ``folder``.
 
     Args:
-        folder: holds model.safetensors (the transformer's own tensor names) and codec.safetensors.
+        folder: holds the family's file (the network's own tensor names) and codec.safetensors.
         report: called for every text that is encoded, with a sentence on the words that were left out, or "".
+        family: ``network.FLUX`` or ``network.UNET``.
 
     Raises:
         DemoError: for a file that is missing, damaged or not of this version of the pack.
     """
-    return Demo(_load_model(folder), demo_clip(report), DemoVAE(_load_codec(folder)))
+    return Demo(_load_model(folder, family), demo_clip(report), DemoVAE(_load_codec(folder)))
 
 
-def demo_files(folder: Path) -> tuple[Path, Path]:
+def demo_files(folder: Path, family: str = FLUX) -> tuple[Path, Path]:
     """The files that `load_demo` reads."""
-    return folder / MODEL_FILE, folder / CODEC_FILE
+    return folder / MODEL_FILES[family], folder / CODEC_FILE
 
 
 def _load_codec(folder: Path) -> PatchCodec:
@@ -64,25 +66,25 @@ def _load_codec(folder: Path) -> PatchCodec:
     return codec
 
 
-def _load_model(folder: Path) -> ModelPatcher:
+def _load_model(folder: Path, family: str) -> ModelPatcher:
     device = comfy.model_management.get_torch_device()
-    model = build_flux(_dtype(device), comfy.model_management.unet_offload_device())
-    load_weights(model.diffusion_model, folder / MODEL_FILE, model.model_config.process_unet_state_dict)
+    model = build(family, _dtype(device, dtypes(family)), comfy.model_management.unet_offload_device())
+    file, _ = demo_files(folder, family)
+    load_weights(model.diffusion_model, file, model.model_config.process_unet_state_dict)
     formats = model.latent_format
-    formats.latent_rgb_factors, formats.latent_rgb_factors_bias = _preview_colours(_load_codec(folder))
-    return new_patcher(_load_model, folder, module=model.eval())
+    formats.latent_rgb_factors, formats.latent_rgb_factors_bias = _preview_colours(_load_codec(folder), formats)
+    return new_patcher(_load_model, folder, family, module=model.eval())
 
 
-def _dtype(device: torch.device) -> torch.dtype:
+def _dtype(device: torch.device, supported: list[torch.dtype]) -> torch.dtype:
     """What the host would compute in. Weights are kept in it too: at this size, casting saves nothing."""
-    supported = DemoFlux.supported_inference_dtypes
     dtype = comfy.model_management.unet_dtype(device, supported_dtypes=supported)
     return comfy.model_management.unet_manual_cast(dtype, device, supported) or dtype
 
 
-def _preview_colours(codec: PatchCodec) -> tuple[list[list[float]], list[float]]:
+def _preview_colours(codec: PatchCodec, formats: LatentFormat) -> tuple[list[list[float]], list[float]]:
     """Mean colour in -1..1 that each channel adds to a patch, and that of a latent of zeros: the live preview."""
-    units = torch.cat([torch.zeros(1, CHANNELS), torch.eye(CHANNELS)])
+    units = formats.process_out(torch.cat([torch.zeros(1, CHANNELS), torch.eye(CHANNELS)]))
     colours = codec.decode_patches(units[:, :, None, None]).mean((2, 3))
     return (colours[1:] - colours[0]).tolist(), colours[0].tolist()
 
@@ -93,12 +95,12 @@ def load_weights(
     rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     again: str = _AGAIN,
 ) -> None:
-    """Fill the transformer or the codec from its file.
+    """Fill the network or the codec from its file.
 
     Args:
-        module: the transformer (``DemoFlux``'s own network) or a ``PatchCodec``.
+        module: a family's own network or a ``PatchCodec``.
         path: a safetensors file.
-        rename: the host's ``process_unet_state_dict``, for the transformer: newer hosts give some weights another name.
+        rename: the host's ``process_unet_state_dict``, for the network: newer hosts give some weights another name.
         again: what to do about a file that is not right.
 
     Raises:

@@ -107,24 +107,9 @@ class Network:
             comfy.model_management.load_models_gpu([self.clone], memory_required=memory)
 
     def noisy(self, unit: Unit) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a unit's rows are trained on, in the model's own scale.
-
-        Returns:
-            latents with their noise [n, C, ..., h, w]; their noise levels sigma [n]; the target of ``velocity``: noise
-            - z for flow models, the noise for the others; and each row's weight [n]. A model that predicts v is as good
-            at every level if its errors count (sigma / sigma_data)^2 + 1 times (Salimans & Ho, arXiv 2202.00512,
-            section 4; Karras et al., arXiv 2206.00364, table 1).
-        """
-        sampling = self.clone.get_model_object("model_sampling")
-        latents, noise, shares = (part.to(self.device) for part in (unit.latents, unit.noise, unit.sigmas))
-        if isinstance(sampling, comfy.model_sampling.CONST):
-            return sampling.noise_scaling(shares, noise, latents), shares, noise - latents, torch.ones_like(shares)
-        # A recipe draws shares of the way to pure noise.
-        levels = [sampling.percent_to_sigma(1 - share) for share in shares.clamp(1e-4, 1 - 1e-4).tolist()]
-        sigmas = torch.tensor(levels).to(shares)
-        predicts_v = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
-        weights = (sigmas / sampling.sigma_data) ** 2 + 1 if predicts_v else torch.ones_like(sigmas)
-        return sampling.noise_scaling(sigmas, noise, latents), sigmas, noise, weights
+        """What a unit's rows are trained on, as ``noisy`` gives it."""
+        parts = (part.to(self.device) for part in (unit.latents, unit.noise, unit.sigmas))
+        return noisy(self.clone.get_model_object("model_sampling"), *parts)
 
     def velocity(
         self,
@@ -247,6 +232,29 @@ class Network:
             if entry.model is not None and self.clone.is_clone(entry.model):
                 comfy.model_management.current_loaded_models.remove(entry)
                 entry.model_unload()
+
+
+def noisy(sampling: nn.Module, latents: Tensor, noise: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a model is trained on, in its own scale.
+
+    Args:
+        sampling: the model's ``model_sampling``.
+        latents, noise: [n, C, ..., h, w]. shares: [n], how far each is on the way to pure noise: sigma for flow models,
+            the share of the schedule for the others.
+
+    Returns:
+        latents with their noise [n, C, ..., h, w]; their noise levels sigma [n]; the target of ``Network.velocity``:
+        noise - z for flow models, the noise for the others; and each row's weight [n]. A model that predicts v is as
+        good at every level if its errors count (sigma / sigma_data)^2 + 1 times (Salimans & Ho, arXiv 2202.00512,
+        section 4; Karras et al., arXiv 2206.00364, table 1).
+    """
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return sampling.noise_scaling(shares, noise, latents), shares, noise - latents, torch.ones_like(shares)
+    levels = [sampling.percent_to_sigma(1 - share) for share in shares.clamp(1e-4, 1 - 1e-4).tolist()]
+    sigmas = torch.tensor(levels).to(shares)
+    predicts_v = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
+    weights = (sigmas / sampling.sigma_data) ** 2 + 1 if predicts_v else torch.ones_like(sigmas)
+    return sampling.noise_scaling(sigmas, noise, latents), sigmas, noise, weights
 
 
 @contextmanager

@@ -19,14 +19,14 @@ from server import PromptServer
 
 from bokeh.demo.codec import CHANNELS, PatchCodec
 from bokeh.demo.load import DemoError, demo_files, load_demo
-from bokeh.demo.network import UNET_CONFIG, build_flux
+from bokeh.demo.network import FLUX, FLUX_SIZES, build
 from bokeh.demo.words import TOKENS, WIDTH, WORDS, embed
 from bokeh.nodes import demo as demo_node
 from bokeh.weights import folder as adapter_folder
 from bokeh.weights.files import write_adapter
 from bokeh.weights.format import AdapterError, build_adapter
 
-BLOCKS = list(range(UNET_CONFIG["depth"] + UNET_CONFIG["depth_single_blocks"]))
+BLOCKS = list(range(FLUX_SIZES["depth"] + FLUX_SIZES["depth_single_blocks"]))
 PROMPT = "a red disc in front of grey stripes"
 
 
@@ -36,7 +36,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     generator = torch.Generator().manual_seed(3)
     state = {}
-    for name, weight in build_flux(torch.float32, "cpu").diffusion_model.state_dict().items():
+    for name, weight in build(FLUX, torch.float32, "cpu").diffusion_model.state_dict().items():
         noise = torch.randn(weight.shape, generator=generator)
         norm = name.endswith(("norm.scale", "norm.weight"))
         state[name] = (1 + 0.1 * noise if norm else 0.5 * noise / weight.shape[-1] ** 0.5).half()
@@ -44,7 +44,7 @@ def files(tmp_path_factory):
     codec = PatchCodec()
     codec.fit(pictures(64, 32, 32).movedim(-1, 1) * 2 - 1)
     save_file(codec.state_dict(), folder / "codec.safetensors")
-    adapter = build_adapter(official_tensors(UNET_CONFIG["hidden_size"], BLOCKS), None, "random adapter")
+    adapter = build_adapter(official_tensors(FLUX_SIZES["hidden_size"], BLOCKS), None, "random adapter")
     write_adapter(adapter, folder / "adapter.safetensors")
     return folder
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from bokeh.demo.codec import PatchCodec
 from bokeh.demo.load import demo_files
-from bokeh.demo.network import build_flux
+from bokeh.demo.network import FLUX, build
 from bokeh.training.scenes import Scenes
 
 
@@ -18,7 +18,7 @@ def write_demo(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(3)
     state = {}
-    for name, weight in build_flux(torch.float32, "cpu").diffusion_model.state_dict().items():
+    for name, weight in build(FLUX, torch.float32, "cpu").diffusion_model.state_dict().items():
         noise = torch.randn(weight.shape, generator=generator)
         norm = name.endswith(("norm.scale", "norm.weight"))
         state[name] = (1 + 0.1 * noise if norm else 0.3 * noise / weight.shape[-1] ** 0.5).half()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bokeh.demo import FOLDER, words
 from bokeh.demo.load import load_weights
-from bokeh.demo.network import SHIFT, build_flux
+from bokeh.demo.network import FLUX, SHIFT, UNET, build
 from bokeh.tools.demo.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
 from bokeh.tools.demo.decoder import DecoderRecipe, fit_codec, train_decoder
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
@@ -34,17 +34,18 @@ def gradients():
         yield
 
 
-def trained(codec, steps: int, trainer: BaseTrainer | None = None) -> BaseTrainer:
-    trainer = trainer or BaseTrainer(codec, RECIPE)
+def trained(codec, steps: int, trainer: BaseTrainer | None = None, family: str = FLUX) -> BaseTrainer:
+    trainer = trainer or BaseTrainer(codec, replace(RECIPE, family=family))
     while trainer.step < steps:
         trainer.train_step()
     return trainer
 
 
-def test_resumed_equals_uninterrupted(codec, tmp_path):
-    whole = trained(codec, 6)
-    trained(codec, 3).save(tmp_path / "checkpoint")
-    resumed = BaseTrainer(codec, RECIPE)
+@pytest.mark.parametrize("family", [FLUX, UNET])
+def test_resumed_equals_uninterrupted(codec, tmp_path, family):
+    whole = trained(codec, 6, family=family)
+    trained(codec, 3, family=family).save(tmp_path / "checkpoint")
+    resumed = BaseTrainer(codec, replace(RECIPE, family=family))
     resumed.load(tmp_path / "checkpoint")
     trained(codec, 6, resumed)
     assert resumed.losses == whole.losses
@@ -108,18 +109,42 @@ def test_the_command_goes_on_from_a_folder_and_says_what_is_missing_in_it(tmp_pa
         assert relative_error(after[name], weight) < 0.05, name
 
 
-def test_the_loss_falls(codec):
-    trainer = BaseTrainer(codec, BaseRecipe(steps=30, batch=8, warmup=5))
+@pytest.mark.parametrize("family", [FLUX, UNET])
+def test_the_loss_falls(codec, family):
+    trainer = BaseTrainer(codec, BaseRecipe(steps=30, batch=8, warmup=5, family=family))
     trained(codec, 30, trainer)
     assert sum(trainer.losses[-5:]) < 0.97 * sum(trainer.losses[:5])
 
 
 def test_training_draws_sigmas_as_the_sampler_steps_through_them():
-    sampling = build_flux(torch.float32, "cpu").model_sampling
+    sampling = build(FLUX, torch.float32, "cpu").model_sampling
     uniform = torch.rand(64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = torch.tensor([sampling.sigma(u) for u in uniform.tolist()], dtype=torch.float64)
     torch.testing.assert_close(noise_levels(uniform), expected, atol=1e-9, rtol=0)
     assert sampling.shift == SHIFT
+
+
+def test_the_unet_is_trained_on_what_the_sampler_asks_of_it(codec):
+    """With the target that it is taught, the host's own way of calling the network gives back the latents."""
+    trainer = BaseTrainer(codec, BaseRecipe(batch=4, family=UNET))
+    model = build(UNET, torch.float32, "cpu")
+    latents, noise, shares, tokens, pooled = trainer.draw(0)
+    assert latents.std().sub(1).abs() < 0.2
+    asked, target = [], None
+
+    def network(x, timestep, context, **_):
+        asked.append((x, timestep))
+        return noise if target is None else target
+
+    trainer.forward = lambda x, timestep, tokens, pooled: network(x, timestep, tokens)
+    _, target = trainer.predict(latents, noise, shares, tokens, pooled)
+    model.diffusion_model.forward = network
+    sigma = model.model_sampling.sigma(999 * shares)
+    x = latents + sigma.view(-1, 1, 1, 1) * noise
+    with torch.no_grad():
+        torch.testing.assert_close(model.apply_model(x, sigma, c_crossattn=tokens), latents, atol=1e-4, rtol=0)
+    for ours, hosts in zip(*asked, strict=True):
+        torch.testing.assert_close(ours, hosts, atol=1e-6, rtol=1e-6)
 
 
 def test_left_out_words_leave_their_vectors_out():

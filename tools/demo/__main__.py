@@ -1,6 +1,6 @@
 """Makes the demonstration model and measures it: `python tools/demo base --work FOLDER` and `... judge`.
 
-`base` trains the transformer and writes it with its image codec; the adapter is trained on that by
+`base` trains the network of one family and writes it with its image codec; the adapter is trained on that by
 `python tools/train.py --demo`, the two LoRAs of the virtual camera by `conditions`. `judge` and its like print how good
 they are, on prompts and seeds held out of training. Sets up the host like the other tools, then runs itself inside its
 environment: apart from the first lines not standard library only.
@@ -51,7 +51,7 @@ def _inside(options: argparse.Namespace) -> int:
 
 
 def base(options: argparse.Namespace) -> int:
-    """Train codec and transformer, going on from what is in the work folder."""
+    """Train codec and network, going on from what is in the work folder."""
     import torch
 
     from bokeh.demo.load import demo_files
@@ -59,11 +59,11 @@ def base(options: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         codec = _codec(options, device)
-        average = _transformer(options, codec, device)
+        average = _network(options, codec, device)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint; the codec's few minutes start again.")
         return 130
-    for path, state in zip(demo_files(options.out), (average, codec.state_dict()), strict=True):
+    for path, state in zip(demo_files(options.out, options.family), (average, codec.state_dict()), strict=True):
         _write(path, state)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -76,8 +76,9 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
     from bokeh.tools.demo.base import FROM_FOLDER
     from bokeh.tools.demo.decoder import DecoderRecipe, fit_codec, train_decoder
 
-    _, kept = demo_files(options.start or options.work)
-    if options.start or kept.exists():
+    given = options.codec or options.start
+    _, kept = demo_files(given or options.work)
+    if given or kept.exists():
         codec = PatchCodec()
         load_weights(codec, kept, again=FROM_FOLDER)
         return codec
@@ -95,16 +96,16 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
     return codec
 
 
-def _transformer(options: argparse.Namespace, codec: Any, device: str) -> dict[str, Any]:
-    """The transformer's averaged weights."""
+def _network(options: argparse.Namespace, codec: Any, device: str) -> dict[str, Any]:
+    """The network's averaged weights."""
     from bokeh.demo.load import demo_files
     from bokeh.host import flux_file_names
     from bokeh.tools.demo.base import BaseRecipe, BaseTrainer
 
-    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed)
+    recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed, family=options.family)
     trainer = BaseTrainer(codec, recipe, device, options.compile)
     if options.start:
-        model, _ = demo_files(options.start)
+        model, _ = demo_files(options.start, options.family)
         trainer.start_from(model)
     options.work.mkdir(parents=True, exist_ok=True)
     checkpoint = options.work / CHECKPOINT
@@ -268,7 +269,7 @@ def _demo(options: argparse.Namespace, **settings: float):
     from bokeh.weights.files import read_adapter
 
     adapter = read_adapter(options.adapter or options.demo / "adapter.safetensors")
-    return Painter(*load_demo(options.demo), **settings), adapter
+    return Painter(*load_demo(options.demo, family=options.family), **settings), adapter
 
 
 def _count(done: int) -> None:
@@ -288,15 +289,17 @@ def _print_verdicts(verdicts: dict, width: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make and measure the demonstration model.")
     commands = parser.add_subparsers(required=True)
-    making = commands.add_parser("base", help="train the transformer and its image codec")
+    making = commands.add_parser("base", help="train a network and its image codec")
     making.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
     making.add_argument("--out", type=Path, default=DEMO, metavar="FOLDER", help="where the model goes")
+    _add_family(making)
     making.add_argument("--steps", type=int, default=4400)
     making.add_argument("--batch", type=int, default=64)
     making.add_argument("--seed", type=int, default=0)
     making.add_argument(
         "--start", type=Path, metavar="FOLDER", help="go on from the model and codec there; take another seed"
     )
+    making.add_argument("--codec", type=Path, metavar="FOLDER", help="take the codec there instead of making one")
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
     making.set_defaults(command=base)
     learning = commands.add_parser("conditions", help="train a LoRA of the virtual camera")
@@ -321,11 +324,16 @@ def _parser() -> argparse.ArgumentParser:
     ):
         judging = commands.add_parser(name, help=text)
         judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
+        _add_family(judging)
         judging.add_argument("--adapter", type=Path, metavar="FILE", help="default: the one in the demo folder")
         judging.add_argument("--cases", type=int, default=cases)
         judging.add_argument("--seed", type=int, default=0)
         judging.set_defaults(command=command)
     return parser
+
+
+def _add_family(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--family", choices=("flux", "unet"), default="flux", help="default: flux")
 
 
 if __name__ == "__main__":

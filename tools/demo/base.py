@@ -1,4 +1,5 @@
-"""Training of the demonstration model's transformer: flow matching on procedural scenes at any blur.
+"""Training of the demonstration models' networks on procedural scenes at any blur: the transformer learns by flow
+matching, the UNet by the prediction of v (Salimans & Ho, arXiv 2202.00512).
 
 The base learns what the scenes look like, blurred and sharp, and nothing about blur values: some captions say in words
 how blurred the background is, as those of photos do, none with a number. So there is something inside for the adapter
@@ -14,14 +15,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from comfy.model_sampling import V_PREDICTION
 from torch import Tensor, nn
 
 from ...demo import words
 from ...demo.codec import PatchCodec
 from ...demo.load import load_weights
-from ...demo.network import SHIFT, build_flux
+from ...demo.network import FLUX, SHIFT, build
 from ...files import whole_file
 from ...host import training
+from ...training.network import noisy
 from ...training.recipe import rate_share
 from ...training.scenes import Scenes, tell_blur
 
@@ -36,7 +39,9 @@ class BaseRecipe:
         steps: optimiser steps.
         batch: pictures a step.
         seed: of the weights and of everything drawn.
-        matrix_rate: learning rate of the blocks' matrices (Muon, Jordan et al. 2024).
+        family: ``demo.network.FLUX`` or ``UNET``.
+        matrix_rate: learning rate of the blocks' matrices (Muon, Jordan et al. 2024), kernels of convolutions among
+            them, flattened.
         rate: learning rate of everything else (AdamW).
         warmup: steps until the rates are reached.
         decay: last share of the steps, over which they fall to zero.
@@ -50,6 +55,7 @@ class BaseRecipe:
     steps: int = 4400
     batch: int = 64
     seed: int = 0
+    family: str = FLUX
     matrix_rate: float = 2e-3
     rate: float = 1e-3
     warmup: int = 200
@@ -99,28 +105,53 @@ class BaseTrainer:
             )
         self.codec, self.recipe, self.device = codec, recipe, device
         self.scenes = Scenes()
-        model = build_flux(torch.float32, device)
+        model = build(recipe.family, torch.float32, device)
         self.network, self._rename = model.diffusion_model, model.model_config.process_unet_state_dict
+        self._sampling, self._scale = model.model_sampling, model.process_latent_in
         initialise(self.network, torch.Generator().manual_seed(recipe.seed))
         self.average = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
-        matrices = [p for name, p in self.network.named_parameters() if "_blocks" in name and p.ndim == 2]
-        chosen = {id(p) for p in matrices}
+        blocks = [p for name, p in self.network.named_parameters() if _is_matrix(name, p)]
+        chosen = {id(p) for p in blocks}
         rest = [p for p in self.network.parameters() if id(p) not in chosen]
+        # Muon takes matrices only; these lie over the same memory as the weights.
+        self._matrices = [(p, nn.Parameter(p.detach().flatten(1))) for p in blocks]
+        matrices = [matrix for _, matrix in self._matrices]
         self.optimizers = [
             torch.optim.Muon(matrices, recipe.matrix_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(rest, recipe.rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.rates = [recipe.matrix_rate, recipe.rate]
         self.step, self.losses = 0, []
-        self.forward = torch.compile(self._velocity) if compiled else self._velocity
+        self.forward = torch.compile(self._predict) if compiled else self._predict
         # The host's blocks add to their input in place, which would spoil what the norms keep for the gradient.
         for module in self.network.modules():
             if isinstance(module, nn.LayerNorm):
                 module.register_forward_pre_hook(lambda _, args: (args[0].clone(),))
 
-    def _velocity(self, x: Tensor, sigma: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+    def latents(self, images: Tensor) -> Tensor:
+        """Pictures [n, H, W, 3] in 0..1 -> latents [n, C, h, w] in the model's own scale."""
+        return self._scale(self.codec.encode(2 * images.movedim(-1, 1) - 1))
+
+    def shares(self, uniform: Tensor) -> Tensor:
+        """Numbers evenly spread over 0..1 -> shares of the way to pure noise, spread as the sampler's steps are."""
+        return noise_levels(uniform) if self.recipe.family == FLUX else uniform
+
+    def predict(
+        self, latents: Tensor, noise: Tensor, shares: Tensor, tokens: Tensor, pooled: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the network says of noisy latents, and what it should say, both [n, C, h, w] float32."""
+        x, sigma, target, _ = noisy(self._sampling, latents, noise, shares)
+        if isinstance(self._sampling, V_PREDICTION):
+            level = sigma[:, None, None, None]
+            target = (noise - level * latents) / (level**2 + 1) ** 0.5
+        x, timestep = self._sampling.calculate_input(sigma, x), self._sampling.timestep(sigma).float()
+        with training(), torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            return self.forward(x, timestep, tokens, pooled).float(), target
+
+    def _predict(self, x: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         options = {"optimized_attention_override": plain_attention}
-        return self.network(x, sigma, tokens, pooled, None, transformer_options=options)
+        extra = {"y": pooled} if self.recipe.family == FLUX else {}
+        return self.network(x, timestep, context=tokens, transformer_options=options, **extra)
 
     def start_from(self, path: Path) -> None:
         """Take the weights of an earlier training from its safetensors file, instead of chance.
@@ -134,14 +165,15 @@ class BaseTrainer:
         self.recipe = replace(self.recipe, start=hashlib.sha256(path.read_bytes()).hexdigest())
 
     def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Latents, noise, sigmas, tokens and pooled vectors of a step; the same whenever it is asked for."""
+        """Latents, noise, shares of the way to pure noise, tokens and pooled vectors of a step; the same whenever it is
+        asked for."""
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step + 1)
         pictures = self.scenes.draw(generator, recipe.batch, 1)
-        latents = self.codec.encode(2 * pictures.images.movedim(-1, 1) - 1)
+        latents = self.latents(pictures.images)
         noise = torch.randn(latents.shape, generator=generator)
         offsets = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / recipe.batch
-        sigma = noise_levels(offsets[torch.randperm(recipe.batch, generator=generator)])
+        shares = self.shares(offsets[torch.randperm(recipe.batch, generator=generator)])
         lot = torch.rand(recipe.batch, 3, generator=generator)
         keep = torch.rand(recipe.batch, words.TOKENS, generator=generator) < 0.5
         keep |= (lot[:, 1] >= recipe.partial)[:, None]
@@ -153,7 +185,7 @@ class BaseTrainer:
             )
         ]
         tokens, pooled = encode_captions(captions, keep)
-        return tuple(part.to(self.device) for part in (latents, noise, sigma, tokens, pooled))
+        return tuple(part.to(self.device) for part in (latents, noise, shares, tokens, pooled))
 
     def train_step(self) -> float:
         """One step; returns its loss."""
@@ -161,13 +193,12 @@ class BaseTrainer:
         share = rate_share(self.step, recipe.steps, recipe.warmup, recipe.decay)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * share
-        latents, noise, sigma, tokens, pooled = self.draw(self.step)
-        level = sigma[:, None, None, None]
-        with training(), torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            velocity = self.forward((1 - level) * latents + level * noise, sigma, tokens, pooled)
-        loss = (velocity.float() - (noise - latents)).square().mean()
+        predicted, target = self.predict(*self.draw(self.step))
+        loss = (predicted - target).square().mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for weight, matrix in self._matrices:
+            matrix.grad, weight.grad = weight.grad.flatten(1), None
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -217,21 +248,32 @@ class BaseTrainer:
             on_step(self.step, loss)
 
 
+def _is_matrix(name: str, weight: Tensor) -> bool:
+    """Whether Muon learns a weight: all but what is first and last in a network, and vectors."""
+    return "_block" in name and weight.ndim > 1 and not name.startswith("input_blocks.0.")
+
+
+# Parts of the names of weights after which something is added, in FLUX and in UNets.
+_ENDS = ("_mod.", "modulation", "final_layer", "out_layers.3.", "proj_out.", "out.2.")
+
+
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """First weights, which the host's layers leave empty: fan-in scaled matrices, blocks and output that start at
-    zero (adaLN-zero; Peebles and Xie 2022)."""
+    zero (adaLN-zero; Peebles and Xie 2022; and the UNet of Dhariwal and Nichol 2021)."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
             weight.requires_grad_(True)
             if weight.ndim == 1:
-                weight.fill_(1.0 if "norm" in name else 0.0)
-            elif any(part in name for part in ("_mod.", "modulation", "final_layer")):
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif any(part in name for part in _ENDS):
                 weight.zero_()
             else:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * weight[0].numel() ** -0.5)
 
 
-def plain_attention(func, q, k, v, heads, mask=None, *args, **kwargs) -> Tensor:
+def plain_attention(func, q, k, v, heads, mask=None, *args, skip_reshape=False, **kwargs) -> Tensor:
     """Attention as two matrix products: on a CPU its gradient is faster than that of the fused kernels."""
+    if not skip_reshape:
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return (weights.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
