@@ -260,6 +260,26 @@ def camera(options: argparse.Namespace) -> int:
     return 0
 
 
+def slider(options: argparse.Namespace) -> int:
+    """Train a slider LoRA on a finished model."""
+    from bokeh.tools.demo.slider import SliderRecipe, finished, train_slider
+
+    recipe, said = SliderRecipe(steps=options.steps, seed=options.seed), _Said(options.steps)
+    _write(options.out, train_slider(finished(options.demo, options.family), recipe, said))
+    print(f"{options.out}  {options.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def carriers(options: argparse.Namespace) -> int:
+    """Print what `tools/demo/carriers.py` measures."""
+    options.family = "unet"
+    painter, adapter = _demo(options)
+    from bokeh.tools.demo.carriers import judge_carriers
+
+    _print_rows(judge_carriers(painter, adapter, options.cases, options.seed, _count))
+    return 0
+
+
 def _demo(options: argparse.Namespace, **settings: float):
     import torch
 
@@ -268,8 +288,27 @@ def _demo(options: argparse.Namespace, **settings: float):
     from bokeh.tools.demo.judge import Painter
     from bokeh.weights.files import read_adapter
 
-    adapter = read_adapter(options.adapter or options.demo / "adapter.safetensors")
-    return Painter(*load_demo(options.demo, family=options.family), **settings), adapter
+    demo = load_demo(options.demo, family=options.family)
+    by = getattr(options, "by", "adapter")
+    if by == "adapter":
+        return Painter(*demo, **settings), read_adapter(options.adapter or options.demo / "adapter.safetensors")
+    from bokeh.tools.demo.dials import LoraPainter, WordsPainter
+
+    painter = (WordsPainter if by == "words" else LoraPainter)(*demo, **settings)
+    painter.layout, painter.file = options.layout, options.lora
+    return painter, None
+
+
+class _Said:
+    """A line with the loss now and then."""
+
+    def __init__(self, steps: int):
+        self._steps, self._last = steps, time.monotonic()
+
+    def __call__(self, step: int, loss: float) -> None:
+        if time.monotonic() - self._last > LINE_SECONDS or step == self._steps:
+            self._last = time.monotonic()
+            print(f"step {step}/{self._steps}  loss {loss:.4f}", flush=True)
 
 
 def _count(done: int) -> None:
@@ -284,6 +323,17 @@ def _print_verdicts(verdicts: dict, width: int) -> None:
     for field in dataclasses.fields(Verdict):
         values = "".join(f"{getattr(verdict, field.name):{width}.4f}" for verdict in verdicts.values())
         print(f"{field.metadata['label']:36}{values}")
+
+
+def _print_rows(verdicts: dict) -> None:
+    """As a table with a row for each, where there are many."""
+    from bokeh.tools.demo.judge import Verdict
+
+    print(file=sys.stderr)
+    labels = [field.metadata["label"] for field in dataclasses.fields(Verdict)]
+    print(" | ".join(["", *labels]))
+    for name, verdict in verdicts.items():
+        print(" | ".join([name, *(f"{value:.3f}" for value in dataclasses.astuple(verdict))]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -317,10 +367,25 @@ def _parser() -> argparse.ArgumentParser:
     judging.add_argument("--cases", type=int, default=32)
     judging.add_argument("--seed", type=int, default=0)
     judging.set_defaults(command=camera)
+    sliding = commands.add_parser("slider", help="train a slider LoRA on a finished model, from sharp to blurred")
+    sliding.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
+    _add_family(sliding)
+    sliding.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the LoRA goes")
+    sliding.add_argument("--steps", type=int, default=400)
+    sliding.add_argument("--seed", type=int, default=0)
+    sliding.set_defaults(command=slider)
+    ablating = commands.add_parser("ablate", help="on the UNet: the value in self-attention or in cross-attention")
+    ablating.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
+    ablating.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoints go")
+    ablating.add_argument("--steps", type=int, default=200)
+    ablating.add_argument("--cases", type=int, default=16)
+    ablating.add_argument("--seed", type=int, default=0)
+    ablating.set_defaults(command=ablate)
     for name, command, cases, text in (
         ("judge", judge, 64, "measure model and adapter"),
         ("photos", photos, 16, "measure pivots from a latent, and inversion"),
         ("stages", stages, 32, "measure what GBSD's stages do"),
+        ("carriers", carriers, 16, "find the layers of the UNet that carry the scene"),
     ):
         judging = commands.add_parser(name, help=text)
         judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
@@ -329,6 +394,14 @@ def _parser() -> argparse.ArgumentParser:
         judging.add_argument("--cases", type=int, default=cases)
         judging.add_argument("--seed", type=int, default=0)
         judging.set_defaults(command=command)
+        if name == "judge":
+            judging.add_argument(
+                "--by", choices=("adapter", "words", "lora"), default="adapter", help="what makes the blur"
+            )
+            judging.add_argument("--lora", type=Path, metavar="FILE", help="for --by lora, as `slider` writes it")
+            judging.add_argument(
+                "--layout", type=float, default=0.0, metavar="SHARE", help="for --by words: steps before they count"
+            )
     return parser
 
 

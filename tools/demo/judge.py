@@ -89,9 +89,16 @@ class Painter:
     def paint(
         self, case: Case, blurs: tuple[float, ...] = (), adapter: Adapter | None = None, pivot: Pivot | None = None
     ) -> Tensor:
-        """One picture [1, H, W, 3] without an adapter, else one for each blur."""
-        model = self.model if adapter is None else install(self.model, adapter, Plan(blurs, pivot, one_scene=True))
-        return self.decode(self.sample(model, case, self.prompt(case.prompt), max(1, len(blurs))))
+        """One picture [1, H, W, 3] of the prompt without a blur, else one for each blur."""
+        if not blurs:
+            return self.decode(self.sample(self.model, case, self.prompt(case.prompt), 1))
+        model = install(self.model, adapter, Plan(blurs, pivot, one_scene=True))
+        model, positive = self.dialled(model, case, blurs)
+        return self.decode(self.sample(model, case, positive, len(blurs)))
+
+    def dialled(self, model: ModelPatcher, case: Case, blurs: tuple[float, ...]) -> tuple[ModelPatcher, list]:
+        """Model and prompt that make the blurs; for an adapter they are what they are."""
+        return model, self.prompt(case.prompt)
 
     def prompt(self, text: str) -> list:
         """Conditioning of the host."""
@@ -305,7 +312,11 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
 
 
 def evaluate(
-    painter: Painter, adapter: Adapter, count: int = 64, seed: int = 0, on_case: Callable[[int], None] = lambda _: None
+    painter: Painter,
+    adapter: Adapter | None,
+    count: int = 64,
+    seed: int = 0,
+    on_case: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, Verdict], dict[str, float]]:
     """Verdicts on true, ungrounded and grounded pictures of ``count`` cases, and the distances of sets of pictures to
     sets of true ones of the same prompts (``base`` at any blur, the others at the middle one)."""

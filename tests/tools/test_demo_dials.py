@@ -1,0 +1,78 @@
+"""The demonstration model's other dials: a slider LoRA that its own words teach, and words alone, as the judge takes
+them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from flux import relative_error
+from safetensors.torch import save_file
+
+from bokeh.attention.rows import Pivot
+from bokeh.demo import FOLDER
+from bokeh.demo.codec import PatchCodec
+from bokeh.demo.load import demo_files, load_demo, load_weights
+from bokeh.sweep import measures
+from bokeh.tools.demo.base import BaseRecipe, BaseTrainer
+from bokeh.tools.demo.dials import LoraPainter, WordsPainter
+from bokeh.tools.demo.judge import GROUNDING, LEVELS, PIVOT, Verdict, cases, judge
+from bokeh.tools.demo.slider import SliderRecipe, train_slider
+from bokeh.training.scenes import Props
+
+CASES = 3
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with torch.no_grad():
+        return load_demo()
+
+
+def verdict(painter, pivot: Pivot | None) -> Verdict:
+    props = Props()
+    with torch.no_grad():
+        return Verdict.mean([judge(painter.paint(case, LEVELS, None, pivot), case, props) for case in cases(CASES)])
+
+
+def test_words_alone_change_the_blur_and_grounding_holds_the_scene(demo):
+    painter = WordsPainter(*demo)
+    free, held = verdict(painter, None), verdict(painter, Pivot(PIVOT, GROUNDING))
+    assert min(free.lvcorr, held.lvcorr) > 0.85
+    assert held.scene_change < free.scene_change / 6
+    assert held.overlap > 0.98
+
+
+def test_with_a_layout_stage_the_words_come_later(demo):
+    (case,) = cases(1)
+    late = WordsPainter(*demo)
+    late.layout = 1.0
+    with torch.no_grad():
+        pictures = late.paint(case, LEVELS)
+        plain = late.paint(case)
+    for picture in pictures:
+        torch.testing.assert_close(picture, plain[0], atol=1e-4, rtol=0)
+    late.layout = 0.4
+    with torch.no_grad():
+        pictures = late.paint(case, LEVELS)
+    assert relative_error(pictures[0], plain[0]) > 0.01
+
+
+def test_a_slider_lora_sharpens_and_blurs(demo, tmp_path):
+    model, kept = demo_files(FOLDER)
+    codec = PatchCodec()
+    load_weights(codec, kept)
+    base = BaseTrainer(codec, BaseRecipe())
+    base.start_from(model)
+    before = {name: weight.clone() for name, weight in base.network.state_dict().items()}
+    losses = []
+    tensors = train_slider(base, SliderRecipe(steps=12, batch=8), lambda step, loss: losses.append(loss))
+    assert sum(losses[-4:]) < sum(losses[:4])
+    for name, weight in base.network.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "slider.safetensors")
+    painter = LoraPainter(*demo)
+    painter.file = tmp_path / "slider.safetensors"
+    (case,) = cases(1)
+    with torch.no_grad():
+        sharp, blurred = measures.laplacian_variance(painter.paint(case, (0.0, 30.0))).tolist()
+    assert sharp > 1.2 * blurred
