@@ -142,7 +142,7 @@ def photo_graph(example: Example) -> Graph:
     pull = {"pull": "even" if example.kind == "rack" else "off", "pull_steps": LEVELS}
     depth = {"depth_is": "near is bright", "nearest": nearest(), "farthest": WALL, "sensor": "full frame, 36 x 24 mm"}
     shape = {"blades": "round", "rotation": 0, "cats_eye": 0, "highlight": 0}
-    unused = {"depth_range": "shared by the batch", "blurs": "15", "focus_by": "point"}
+    unused = {"depth_range": "shared by the batch", "repair": True, "blurs": "15", "focus_by": "point"}
     unused |= {"depth_is": "near is bright", "focus_x": 0.5, "focus_y": 0.5, "focus_value": 0.5}
     return {
         "photo": node("LoadImage", image=PHOTO),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from page import RENDERERS, HostPage
 from playwright.sync_api import expect
@@ -44,7 +46,7 @@ def test_every_node_s_content_is_alive_after_an_undo(browser, sweep_server, rend
         page.page.evaluate(ADD)
         page.queue()
         view = View(page).ready()
-        words = page.page.get_by_text("Saved ")
+        words = page.page.get_by_text(re.compile(r"^Saved bokeh"))
         expect(words).to_have_count(1)
         said = words.inner_text()
         page.page.evaluate(CHANGE, ["BokehTestSweep", "blurs", "0, 5, 10, 15, 20, 25"])

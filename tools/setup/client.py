@@ -84,12 +84,16 @@ class HostClient:
             HostError: the host refused it; the message names the nodes and what is wrong with them.
         """
         status, data = self.request("POST", "/prompt", {"prompt": graph})
-        if status == 200:
-            return json.loads(data)["prompt_id"]
         try:
             answer = json.loads(data)
         except ValueError:
             answer = {"error": data[:500].decode(errors="replace")}
+        if status == 200 and not answer.get("node_errors"):
+            return answer["prompt_id"]
+        if status == 200:
+            # The host runs the outputs that nothing is wrong with.
+            self.request("POST", "/queue", {"delete": [answer["prompt_id"]]})
+            answer["error"] = "a part of it"
         raise HostError(_refusal(answer, graph))
 
     def run(
