@@ -52,6 +52,14 @@ def test_bad_lists_of_blurs_are_refused_while_the_graph_is_validated(server, blu
     assert BLURS[blurs] in str(refused.value)
 
 
+def test_a_workflow_that_the_host_would_run_in_part_is_refused(server):
+    part = {"picture": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}}
+    part["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["picture", 0]}}
+    part["unlinked"] = {"class_type": "PreviewImage", "inputs": {}}
+    with pytest.raises(HostError, match=r"a part of it\n  node unlinked \(PreviewImage\): Required input is missing"):
+        server.client.queue(part)
+
+
 def test_a_missing_adapter_of_a_shared_workflow_is_named(server):
     with pytest.raises(HostError) as refused:
         server.client.queue(graph(adapter__adapter="portraits/soft.safetensors"))
