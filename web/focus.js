@@ -1,4 +1,4 @@
-/** Puts the picture in which focus is chosen into the node BokehFocus. */
+/** Puts the picture in which focus is chosen into its node. */
 
 import { app } from "../../scripts/app.js";
 import { addPlace, passToCanvas, watch } from "./lib/canvas.js";

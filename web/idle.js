@@ -31,6 +31,5 @@ function check(node) {
 
 app.registerExtension({
   name: "Bokeh.Idle",
-  // The page has no event for values and links that holds for undo and both renderings.
   setup: () => setInterval(() => app.canvas.graph?.nodes.forEach(check), 150),
 });

@@ -1,4 +1,4 @@
-/** Shows what a node says in words inside the node: where something was saved, what a lens does. */
+/** Shows what a node says in words. */
 
 import { app } from "../../scripts/app.js";
 import { base } from "./lib/base_style.js";
@@ -9,7 +9,7 @@ import { followOutputs } from "./lib/outputs.js";
 
 /** Node -> height of its text in graph units. */
 const HEIGHTS = { BokehSweepSave: 60, BokehSaveAdapter: 60, BokehLens: 130, BokehPrompt: 90, BokehRender: 90, BokehPortrait: 90, BokehInvert: 110, BokehPairs: 90 };
-/** Nodes that have a note now and then, and no place for it before the first one. */
+/** Nodes that have a note now and then. */
 const NOTED = new Set(["BokehBlur", "BokehSweep"]);
 const NOTE_HEIGHT = 50;
 
@@ -22,7 +22,7 @@ sheet.replaceSync(`
 th { border-bottom: 1px solid var(--border-color, #444); }
 `);
 
-/** A place for text in the node; returns what writes into it. Without words it stays empty. */
+/** A place for text in the node; returns what writes into it. */
 function addText(node, height) {
   const text = element("div", { className: "text" });
   const host = shadowed("bokeh-text", [base, sheet], text);

@@ -1,4 +1,4 @@
-/** Shows the report in its node: a verdict in words, the curves, and all numbers for those who want them. */
+/** Shows the report: a verdict in words, the curves, and all numbers for those who want them. */
 
 import { app } from "../../scripts/app.js";
 import { base } from "./lib/base_style.js";
@@ -57,7 +57,7 @@ function panels({ levels, area }) {
   ];
 }
 
-/** The place for a report in its node; returns what shows one. */
+/** A place for a report in the node; returns what shows one. */
 function addReport(node) {
   const empty = element("div", { className: "message empty" }, say("Queue the graph to measure the sweep."));
   const verdict = element("p", { className: "verdict", role: "status" });

@@ -4,8 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { element, take } from "./dom.js";
 import { after, locator } from "./outputs.js";
 
-// The page has no event for an element that it shows in place of another, nor for a value that holds for undo, links and
-// both renderings.
+// The page has no events that hold for undo, links and both renderings.
 const WATCH_MS = 150;
 const watched = new Set();
 

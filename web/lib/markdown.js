@@ -17,7 +17,7 @@ function table(lines) {
   return element("table", {}, element("thead", {}, row("th")(head)), element("tbody", {}, ...body.map(row("td"))));
 }
 
-/** Elements for a text; what it does not know stays plain text. */
+/** Elements for a text; what it does not know stays as it is. */
 export function fromMarkdown(text) {
   return text
     .trim()

@@ -1,4 +1,4 @@
-/** What can be done with a picture's file: to the clipboard, to the disk, to the server's input folder. */
+/** A picture's file: to the clipboard, the disk, the server's input folder. */
 
 import { api } from "../../../scripts/api.js";
 import { element } from "./dom.js";
@@ -17,7 +17,6 @@ export async function copyPicture(url) {
   await navigator.clipboard.write([new ClipboardItem({ "image/png": fetched(url) })]);
 }
 
-/** Save the picture as the browser saves files. */
 export async function savePicture(url, name) {
   const place = URL.createObjectURL(await fetched(url));
   element("a", { href: place, download: name }).click();

@@ -28,10 +28,10 @@ kbd { color: var(--muted); font: inherit; }
 .remark { flex: none; margin: 0.4em 0.2em 0; padding: 0.4em 0.7em; border-left: 0.25em solid var(--pivot);
   border-radius: 0.3em; background: var(--control); }
 .progress { right: 0.6em; left: auto; }
-.scenes { position: absolute; bottom: 0.6em; display: flex; align-items: center; border-radius: 0.4em;
-  background: rgb(0 0 0 / 0.62); color: #fff; font-variant-numeric: tabular-nums; }
+.scenes { position: absolute; bottom: 0.6em; left: 50%; translate: -50%; display: flex; align-items: center;
+  border-radius: 0.4em; white-space: nowrap; background: rgb(0 0 0 / 0.62); color: #fff; font-variant-numeric: tabular-nums; }
 .scenes button { background: none; }
-.screen:has(.scenes:not([hidden])) .said { bottom: 3.4em; }
+.said:has(+ .scenes:not([hidden])) { bottom: 3.4em; }
 :host([data-preview]) :is(.remark, .scenes) { display: none; }
 
 /* The divider wipes the names away as it wipes the pictures. */

@@ -49,7 +49,7 @@ export class SweepView {
     Object.assign(this, calls);
     this.other = new Other(this.pictureUrl, () => this.#redraw());
     this.screen = new Screen({
-      mayStart: () => this.#levels.length > 0 && this.mayStart(),
+      mayStart: ({ target }) => this.#levels.length > 0 && !this.scenes.contains(target) && this.mayStart(),
       onScrub: (fraction, width) => this.#scrub(fraction, width),
       onScrubbed: () => this.#commit(),
       onChange: () => this.#redraw(),
@@ -85,9 +85,11 @@ export class SweepView {
     );
     const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
     this.remark = element("p", { className: "remark", role: "status", hidden });
-    this.screen.element.append(this.message, this.scenes);
+    this.screen.element.append(this.message);
+    // Two clicks on a button are no double-click.
+    this.scenes.addEventListener("dblclick", (event) => event.stopPropagation());
     this.loupe = new Loupe(this.screen);
-    this.screen.frame.append(this.progress, this.said);
+    this.screen.frame.append(this.progress, this.said, this.scenes);
     const row = element("div", { className: "row" }, readout, this.tools.element);
     this.panel = element("div", { className: "panel" }, this.slider.element, row);
     const all = element("div", { className: "view" }, this.screen.element, this.remark, this.panel);
