@@ -79,15 +79,15 @@ def _send(running, sweep: Sweep, pictures: list[Image.Image], step: int, total: 
         "node": running.node_id,
         "step": step + 1,
         "steps": total,
-        "sweep": shown(sweep, [{"url": _data_url(picture)} for picture in pictures], pictures[0].size),
+        "sweep": shown(sweep, [{"jpeg": _jpeg(picture)} for picture in pictures], pictures[0].size),
     }
     _server().send_sync(KEY, message, _server().client_id)
 
 
-def _data_url(picture: Image.Image) -> str:
+def _jpeg(picture: Image.Image) -> str:
     file = BytesIO()
     picture.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _server():

@@ -45,8 +45,11 @@ function addView(node) {
   const level = node.widgets?.find((widget) => widget.name === "level");
   const used = () => (level && level.value !== PIVOT_LEVEL ? level.value : null);
   const view = new SweepView({
-    // A preview brings its picture along.
-    pictureUrl: (file) => file.url ?? fileUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
+    // A preview brings its picture along; pages may forbid to fetch what has no address on the server.
+    pictureUrl: ({ jpeg, ...file }) =>
+      jpeg
+        ? new Blob([Uint8Array.from(atob(jpeg), (character) => character.charCodeAt(0))])
+        : fileUrl(file) + (app.getPreviewFormatParam?.() ?? ""),
     originalUrl: fileUrl,
     mayStart: () => !app.canvas.read_only,
     onLook: (seen) => look(node, seen),

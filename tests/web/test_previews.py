@@ -48,6 +48,7 @@ BUILD = """
   into(sweep, 1, view, "sweep");
   sweep.widgets.find(({ name }) => name === "seed").value = seed;
   sweep.widgets.find(({ name }) => name === "steps").value = 60;
+  Object.assign(window.app.canvas.ds, { scale: 1, offset: [-500, 150] });
 }
 """
 QUEUE = "() => { window.app.queuePrompt(0); }"
@@ -57,6 +58,8 @@ INTO_SUBGRAPH = """
   const view = graph.nodes.find(({ type }) => type === "BokehSweepView");
   const { subgraph, node } = graph.convertToSubgraph(new Set([view]));
   canvas.openSubgraph(subgraph, node);
+  const [x, y] = subgraph.nodes.find(({ type }) => type === "BokehSweepView").pos;
+  Object.assign(canvas.ds, { scale: 1, offset: [400 - x, 150 - y] });
 }
 """
 

@@ -6,8 +6,8 @@ import { element } from "./dom.js";
 /** Address of a file of the server's folders, {filename, subfolder, type}. */
 export const fileUrl = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
 
-async function fetched(url) {
-  const answer = await fetch(url);
+export async function fetched(url, options) {
+  const answer = await fetch(url, options);
   if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
   return answer.blob();
 }

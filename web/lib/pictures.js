@@ -1,5 +1,7 @@
 /** The decoded pictures of a sweep, fetched in the order in which they are likely to be wanted. */
 
+import { fetched } from "./picture_files.js";
+
 const AT_ONCE = 4;
 // 384 MB for a whole sweep; longer ones are shown smaller.
 const MAX_PIXELS = 96e6;
@@ -8,7 +10,7 @@ export class Pictures {
   #bitmaps = [];
   #stop = new AbortController();
 
-  /** One address a level; the pictures' size in px; `onChange()` after each that came or failed. */
+  /** One address (or blob) a level; the pictures' size in px; `onChange()` after each that came or failed. */
   constructor(urls, size, onChange) {
     this.urls = urls;
     this.onChange = onChange;
@@ -51,9 +53,8 @@ export class Pictures {
   async #loadOne(index) {
     const { signal } = this.#stop;
     try {
-      const answer = await fetch(this.urls[index], { signal });
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
-      const blob = await answer.blob();
+      const url = this.urls[index];
+      const blob = url instanceof Blob ? url : await fetched(url, { signal });
       const resize = { resizeWidth: this.width, resizeHeight: this.height, resizeQuality: "high" };
       const bitmap = await createImageBitmap(blob, this.shrink ? resize : {});
       if (signal.aborted) {
