@@ -29,11 +29,11 @@ from .measures import laplacian
 SAME = 1e-5
 # What is flatter has no sharpness to keep: a thousandth of a step of 8 bits, squared.
 FLAT = (1e-3 / 255) ** 2
-# Without a mask: windows along the longer side, which of them have structure (the upper half), and how many of these
-# count as what is in focus.
+# Without a mask: windows along the longer side, from what part of their mean sharpness they have structure and not mere
+# grain, and how many of these count as what is in focus.
 WINDOWS = 16
-STRUCTURED = 0.5
-IN_FOCUS = 0.05
+STRUCTURED = 0.1
+IN_FOCUS = 0.03
 
 
 def lvcorr_k(values: Sequence[float], variances: Sequence[float]) -> float | None:
@@ -88,15 +88,17 @@ def part_in_focus(sharpest: Tensor, softest: Tensor) -> Tensor | None:
     """What keeps the most of its sharpness from picture to picture [H, W, 3]: booleans [H, W], None for a flat one.
 
     Stands in for a mask of the subject: whatever a lens blurs, something stays in focus, and under a Gaussian over
-    everything nothing does. A twentieth of those windows, a sixteenth of the longer side wide, that have structure.
+    everything nothing does. Of the windows with structure, a sixteenth of the longer side wide, those that change least.
     """
     squares = laplacian(torch.stack([sharpest, softest])).square()
     side = max(1, round(max(squares.shape[1:]) / WINDOWS))
     before, after = F.avg_pool2d(squares[:, None], side)[:, 0]
-    structured = (before >= before.flatten().quantile(STRUCTURED)) & (before > FLAT)
+    structured = before > max(FLAT, STRUCTURED * before.mean().item())
     if not structured.any():
         return None
-    kept = torch.where(structured, after / before.clamp(min=FLAT), -1.0)
+    # Discs of light from elsewhere make windows sharper: what is in focus changes in neither direction.
+    ratio = after.clamp(min=FLAT) / before.clamp(min=FLAT)
+    kept = torch.where(structured, torch.minimum(ratio, 1 / ratio), -1.0)
     count = max(1, round(IN_FOCUS * int(structured.sum())))
     found = structured & (kept >= kept.flatten().topk(count).values[-1])
     area = torch.zeros_like(squares[0], dtype=torch.bool)

@@ -280,6 +280,30 @@ def carriers(options: argparse.Namespace) -> int:
     return 0
 
 
+def verdicts(options: argparse.Namespace) -> int:
+    """Print what `tools/demo/judge_verdicts.py` measures."""
+    painter, adapter = _demo(options)
+    from bokeh.sweep.verdict import FOLLOWS, KEEPS, STAYS
+    from bokeh.tools.demo.judge_verdicts import NUMBERS, judge_verdicts
+
+    found = judge_verdicts(painter, adapter, options.cases, options.seed, _count)
+    print(f"{options.cases} held-out prompts: of the values, the 5th, 50th and 95th percentile")
+    print(f"{'':44}" + "".join(f"{name:>24}" for name in NUMBERS))
+    for kind, rows in found.items():
+        ends = ([values.nanquantile(part).item() for part in (0.05, 0.5, 0.95)] for values in rows.values())
+        print(f"{kind:44}" + "".join(f"{low:10.3f}{middle:7.3f}{high:7.3f}" for low, middle, high in ends))
+    for name, scale in zip(NUMBERS, (FOLLOWS, KEEPS, STAYS), strict=True):
+        print(f"\n{name}: share of sweeps at each word")
+        for kind, rows in found.items():
+            values, shares, above = rows[name], [], float("inf")
+            for least, words in scale:
+                share = ((values >= least) & (values < above)).float().mean().item()
+                shares.append(f"{share:5.0%} {words or 'not said'}")
+                above = least
+            print(f"  {kind:44}" + "  ".join(shares))
+    return 0
+
+
 def _demo(options: argparse.Namespace, **settings: float):
     import torch
 
@@ -386,6 +410,7 @@ def _parser() -> argparse.ArgumentParser:
         ("photos", photos, 16, "measure pivots from a latent, and inversion"),
         ("stages", stages, 32, "measure what GBSD's stages do"),
         ("carriers", carriers, 16, "find the layers of the UNet that carry the scene"),
+        ("verdicts", verdicts, 32, "measure what the report says of good and of broken sweeps"),
     ):
         judging = commands.add_parser(name, help=text)
         judging.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER")
