@@ -92,7 +92,7 @@ def _measure_scene(
         regions["background"] = measures.background_area(mask, images)
     kept_area = _kept_area(images, sweep) if mask is None else regions["subject"]
 
-    sharpness = {name: ([], [], []) for name in regions}
+    sharpness = {name: ([], [], [], []) for name in regions}
     kept, alignment, ms_ssim, psnr = [], [], [], []
     step = max(1, PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
     for start in range(0, len(images), step):
@@ -102,9 +102,10 @@ def _measure_scene(
             return region if region is None or len(region) == 1 else region[start : start + step]
 
         for name, region in regions.items():
-            laplacian, brenner, rendered = sharpness[name]
+            laplacian, brenner, windows, rendered = sharpness[name]
             laplacian += measures.laplacian_variance(part, of_part(region)).tolist()
             brenner += measures.brenner(part, of_part(region)).tolist()
+            windows += trend.windows_sharpness(part, of_part(region)).tolist()
             if reference is not None:
                 rendered += measures.laplacian_variance(reference[start : start + step], of_part(region)).tolist()
         if kept_area is not None:
@@ -213,15 +214,20 @@ def _plain_sharpness(plain: Tensor, region: Tensor | None) -> tuple[float, float
 
 
 def _summary(
-    values: tuple[float, ...], area: str, laplacian: list[float], brenner: list[float], reference: list[float]
+    values: tuple[float, ...],
+    area: str,
+    laplacian: list[float],
+    brenner: list[float],
+    windows: list[float],
+    reference: list[float],
 ) -> Sharpness:
     return Sharpness(
         area=area,
         laplacian=tuple(laplacian),
         brenner=tuple(brenner),
         lvcorr_k=trend.lvcorr_k(values, laplacian),
-        by_rank=trend.by_rank(values, laplacian),
-        in_order=trend.in_order(values, laplacian),
+        by_rank=trend.by_rank(values, windows),
+        in_order=trend.in_order(values, windows),
         reference=tuple(reference) or None,
         lvcorr_reference=trend.lvcorr_reference(reference, laplacian) if reference else None,
     )

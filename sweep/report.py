@@ -17,7 +17,8 @@ class Sharpness:
         area: "picture", "subject" or "background".
         laplacian: variance of the Laplacian (``measures.laplacian_variance``).
         brenner: Brenner gradient (``measures.brenner``).
-        lvcorr_k, by_rank, in_order: see ``trend``; None where not defined.
+        lvcorr_k: see ``trend``; None where not defined.
+        by_rank, in_order: of ``trend.windows_sharpness``, likewise.
         reference: variances of the rendered reference, None without one.
         lvcorr_reference: see ``trend``; None where not defined.
         plain: the two measures of the plain model's picture in this area, None where there is none.

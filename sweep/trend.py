@@ -9,7 +9,9 @@ side does not vary. The names say whose definition it is:
   right. The variances of perfect pictures fall ever more slowly, so even these do not reach 1.
 
 Neither sees that the subject is lost: a Gaussian over everything has nearly the same trend. So the sharpness that the
-subject keeps stands beside them, and the bokeh score is its product with the correlation by rank.
+subject keeps stands beside them, and the bokeh score is its product with the correlation by rank. That one is of the
+sharpness of windows, since the variance of a whole picture is that of its sharpest part: beside a sharp subject no
+blur of what is behind it shows in the variance.
 """
 
 from __future__ import annotations
@@ -29,11 +31,33 @@ from .measures import laplacian
 SAME = 1e-5
 # What is flatter has no sharpness to keep: a thousandth of a step of 8 bits, squared.
 FLAT = (1e-3 / 255) ** 2
-# Without a mask: windows along the longer side, from what part of their mean sharpness they have structure and not mere
-# grain, and how many of these count as what is in focus.
+# Windows along the longer side, from what part of their mean sharpness they have structure and not mere
+# grain, and how many of these count as what is in focus where there is no mask.
 WINDOWS = 16
 STRUCTURED = 0.1
 IN_FOCUS = 0.03
+
+
+# Added to the sharpness of a window before the logarithm, so that flat ones do not count: a step of 8 bits, squared.
+STEP = (1 / 255) ** 2
+
+
+def windows_sharpness(images: Tensor, area: Tensor | None = None) -> Tensor:
+    """Mean over windows of ln(mean square of the Laplacian), [B]; over those in ``area`` (booleans [1 or B, H, W])."""
+    squares = laplacian(images).square()
+    inside = torch.ones_like(squares[:1]) if area is None else area.to(squares)
+    total, share = _windows(squares * inside), _windows(inside)
+    logarithms = (total / share.clamp(min=1e-6) + STEP).log() * share
+    return logarithms.sum((1, 2)) / share.sum((1, 2))
+
+
+def _windows(maps: Tensor) -> Tensor:
+    """Means [B, rows, columns] over windows of a sixteenth of the longer side."""
+    return F.avg_pool2d(maps[:, None], _side(maps))[:, 0]
+
+
+def _side(maps: Tensor) -> int:
+    return max(1, round(max(maps.shape[1:]) / WINDOWS))
 
 
 def lvcorr_k(values: Sequence[float], variances: Sequence[float]) -> float | None:
@@ -47,24 +71,24 @@ def lvcorr_reference(reference: Sequence[float], variances: Sequence[float]) -> 
     return _pearson(reference, variances)
 
 
-def by_rank(values: Sequence[float], variances: Sequence[float]) -> float | None:
+def by_rank(values: Sequence[float], sharpness: Sequence[float]) -> float | None:
     """Spearman's correlation of ``values`` with the measured blur, -1..1; ties share their mean rank."""
-    if _level(variances):
+    if _level(sharpness):
         return None
-    found = _pearson(rankdata(values), rankdata(variances))
+    found = _pearson(rankdata(values), rankdata(sharpness))
     return None if found is None else -found
 
 
-def in_order(values: Sequence[float], variances: Sequence[float]) -> float | None:
+def in_order(values: Sequence[float], sharpness: Sequence[float]) -> float | None:
     """Share of neighbouring requests, 0..1, that are in the right order: softer where more blur was asked for. Pictures
     of one request count as one, by their mean. None with fewer than two different requests."""
     groups: dict[float, list[float]] = {}
-    for value, variance in zip(values, variances, strict=True):
-        groups.setdefault(value, []).append(variance)
+    for value, number in zip(values, sharpness, strict=True):
+        groups.setdefault(value, []).append(number)
     means = [math.fsum(groups[value]) / len(groups[value]) for value in sorted(groups)]
     if len(means) < 2:
         return None
-    return sum(after < before * (1 - SAME) for before, after in pairwise(means)) / (len(means) - 1)
+    return sum(after < before and not _level((before, after)) for before, after in pairwise(means)) / (len(means) - 1)
 
 
 def _pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -88,11 +112,11 @@ def part_in_focus(sharpest: Tensor, softest: Tensor) -> Tensor | None:
     """What keeps the most of its sharpness from picture to picture [H, W, 3]: booleans [H, W], None for a flat one.
 
     Stands in for a mask of the subject: whatever a lens blurs, something stays in focus, and under a Gaussian over
-    everything nothing does. Of the windows with structure, a sixteenth of the longer side wide, those that change least.
+    everything nothing does. Of windows a sixteenth of the longer side wide, with structure, those that change least.
     """
     squares = laplacian(torch.stack([sharpest, softest])).square()
-    side = max(1, round(max(squares.shape[1:]) / WINDOWS))
-    before, after = F.avg_pool2d(squares[:, None], side)[:, 0]
+    side = _side(squares)
+    before, after = _windows(squares)
     structured = before > max(FLAT, STRUCTURED * before.mean().item())
     if not structured.any():
         return None

@@ -101,7 +101,8 @@ def test_a_gaussian_over_everything_scores_at_least_15_hundredths_lower(name, kn
         )
         scores.append(measure_sweep(images, SWEEP, mask, reference=reference))
     lens, gaussian = scores
-    assert lens.score > 0.85
+    # Without a mask a subject with little structure of its own is found in part only.
+    assert lens.score > (0.95 if mask is not None else 0.6)
     assert gaussian.score < lens.score - 0.15
     assert gaussian.kept_sharpness < lens.kept_sharpness - 0.15
     if "depth" in known:
@@ -116,7 +117,7 @@ def test_the_reference_of_a_scene_is_its_true_pictures():
         # The pattern goes on behind the object, which the renderer does not know.
         assert (reference - images).abs().mean() < 0.02
         small = torch.nn.functional.avg_pool2d(depth.movedim(-1, 1), 2).movedim(1, -1)
-        resized, notes = rendered(images, SWEEP, small)
+        resized, notes = rendered(images, SWEEP, small, mask[None])
         assert notes == ["The depth map of 64 x 64 was resized to the picture's 128 x 128."]
         assert (resized - images).abs().mean() < 0.03
 
