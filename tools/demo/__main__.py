@@ -287,6 +287,7 @@ def verdicts(options: argparse.Namespace) -> int:
     from bokeh.tools.demo.judge_verdicts import NUMBERS, judge_verdicts
 
     found = judge_verdicts(painter, adapter, options.cases, options.seed, _count)
+    print(file=sys.stderr)
     print(f"{options.cases} held-out prompts: of the values, the 5th, 50th and 95th percentile")
     print(f"{'':44}" + "".join(f"{name:>24}" for name in NUMBERS))
     for kind, rows in found.items():
