@@ -77,6 +77,7 @@ EXAMPLES = (
     Example("16", "", 0, False, RENDERED, "photo"),
     Example("17", "", 0, False, DRAWN, "named"),
     Example("18", "a red heart before navy checks", 3, False, SAID, "alpha"),
+    Example("19", "an orange square before plum tiles", 6, True, SAID),
     Example("20", "a red heart before navy checks", 4, True, "", "camera"),
 )
 # Where the photos' focus is: the point, and for a pull its end. By the ball that it lies on.
