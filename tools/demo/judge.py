@@ -275,7 +275,7 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
         everywhere[SIZE // 2, SIZE // 2] = True
     mask = everywhere.float()
     background = measures.background_area(mask, pictures).expand(len(pictures), -1, -1)
-    behind = measures.laplacian_variance(pictures, background.float()).tolist()
+    behind = trend.windows_sharpness(pictures, background).tolist()
     whole = measures.laplacian_variance(pictures).tolist()
     wave = pattern_wave(pictures, background, case.scene)
     turned = torch.angle(wave * wave[middle].conj()).abs() * GRID / (2 * math.pi)
@@ -294,13 +294,13 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
     # Of the object in the scene, as its place differs where nothing holds it.
     inside = torch.stack([subject_masks(props, found)[0] > 0.5 for found, _ in nearest])
     sharp = trend.kept_sharpness(measures.laplacian_variance(pictures, inside.float()).tolist(), 0) or [0.0]
-    kept = fmean(sharp[1:] or sharp)
+    sharpness = fmean(sharp[1:] or sharp)
     others = [i for i in range(len(LEVELS)) if i != middle]
     return Verdict(
         lvcorr_reference=trend.lvcorr_reference(reference, whole) or 0.0,
         lvcorr_k=trend.lvcorr_k(LEVELS, whole) or 0.0,
-        kept=kept,
-        score=(trend.by_rank(LEVELS, behind) or 0.0) * kept,
+        kept=sharpness,
+        score=(trend.by_rank(LEVELS, behind) or 0.0) * sharpness,
         order=trend.in_order(LEVELS, behind),
         overlap=overlap(subject, subject[middle])[others].mean().item(),
         phase_kept=kept[others].float().mean().item(),
