@@ -82,6 +82,11 @@ class BokehReport(io.ComfyNode):
         def on_part(done: int, parts: int) -> None:
             on_level(len(images) * done // parts, 0)
 
+        if depth is not None and sweep is None:
+            raise ValueError(
+                "Depth is for the renders that a sweep is held against, and no sweep is connected. Connect it, or "
+                "disconnect depth."
+            )
         reference, notes = None, []
         if sweep is not None:
             sweep.check(len(images))

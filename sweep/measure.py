@@ -131,7 +131,7 @@ def _measure_scene(
         alignment=tuple(alignment),
         ms_ssim=tuple(ms_ssim),
         psnr=tuple(psnr),
-        lpips=None if network is None else tuple(_neighbours(images, sweep, network)),
+        lpips=None if network is None else tuple(_neighbours(images, sweep, network, on_picture)),
         notes=tuple(_notes(sweep, areas)),
     )
 
@@ -184,13 +184,17 @@ def _kept_area(images: Tensor, sweep: Sweep) -> Tensor | None:
     return None if area is None else area[None]
 
 
-def _neighbours(images: Tensor, sweep: Sweep, network: torch.nn.Module) -> list[float | None]:
+def _neighbours(
+    images: Tensor, sweep: Sweep, network: torch.nn.Module, on_picture: Callable[[int], None]
+) -> list[float | None]:
     """LPIPS of each picture to the one before it in the order of the values; None for the first."""
     order = sorted(range(len(sweep)), key=lambda row: sweep.values[row])
     found: list[float | None] = [None] * len(sweep)
     for before, after in pairwise(order):
         pair = measures.as_shown(images[before][None]), measures.as_shown(images[after][None])
         found[after] = measures.lpips(*pair, network).item()
+        # The network takes seconds for large pictures on a CPU: the run may be stopped in between.
+        on_picture(len(images))
     return found
 
 

@@ -84,6 +84,11 @@ def test_depth_that_does_not_fit_is_named():
         lambda: run_node("BokehReport", images=images, sweep=Sweep(LEVELS, name="focus"), depth=near),
         "The reference is rendered at the blurs of a sweep, but this one is over focus. Disconnect depth.",
     )
+    assert_refused(
+        lambda: run_node("BokehReport", images=images, plain=plain_picture(), depth=near),
+        "Depth is for the renders that a sweep is held against, and no sweep is connected. Connect it, or disconnect "
+        "depth.",
+    )
     with pytest.raises(ValueError, match=r"has the same value, 0\.5, everywhere"):
         run_node("BokehReport", images=images, sweep=SWEEP, depth=torch.full_like(near, 0.5))
 
