@@ -184,7 +184,7 @@ def measured(entry: dict[str, Any]) -> list[str]:
     """The summaries that report nodes gave in a run: score, LVCorr, consistency, without Markdown's marks."""
     texts = [text for output in entry.get("outputs", {}).values() for text in output.get("text", ())]
     lines = [line.replace("**", "").strip() for text in texts for line in text.splitlines()]
-    return [line for line in lines if re.match(r"(Bokeh score|Kept|LVCorr|Consistency|LPIPS) .*\d: ", line)]
+    return [line for line in lines if re.match(r"(Bokeh score|Kept|LVCorr|Consistency|LPIPS).* -?\d\.\d+.*: ", line)]
 
 
 def flux_files(client: HostClient, host: Host) -> dict[str, str]:

@@ -59,7 +59,7 @@ def test_the_sweep_of_the_first_command_is_true_bokeh(server):
     assert len(sheet) == 1
     assert [single.size for single in singles] == [(128, 128)] * 7
     lines = measured(entry)
-    numbers = {name: float(value) for name, value in (re.match(r"(.+?) (\S+?)[ ,:]", line).groups() for line in lines)}
+    numbers = {name: float(value) for name, value in (re.match(r"(.+?) (-?\d\.\d+)", line).groups() for line in lines)}
     assert list(numbers) == ["Bokeh score", "Kept sharpness", "LVCorr (K)", "Consistency"]
     assert numbers["Bokeh score"] > 0.7
     assert numbers["Consistency"] > 0.9
