@@ -14,12 +14,21 @@ _NUMBERS = ("by_rank", "in_order", "lvcorr_k", "lvcorr_reference")
 
 def headline(report: Report) -> str:
     """The summary in one line."""
-    parts = [f"{SCORE.lower()} {number(report.score)}", f"consistency {number(report.consistency)}"]
-    if report.score is None:
-        parts.pop(0)
+    picture, parts = report.picture, {}
+    if report.score is not None:
+        parts[SCORE.lower()] = report.score
+    if report.focused.plain is None:
+        # With the gains over a plain picture the line is full.
+        if report.kept_sharpness is not None:
+            parts[KEPT.lower()] = report.kept_sharpness
+        if picture.lvcorr_reference is not None:
+            parts[f"{LVCORR} (reference)"] = picture.lvcorr_reference
+        elif picture.lvcorr_k is not None:
+            parts[k_name(report)] = picture.lvcorr_k
+    parts["consistency"] = report.consistency
+    line = " · ".join(f"{name} {number(value)}" for name, value in parts.items())
     if report.focused.plain is not None:
-        parts.append(_gain_in_words(report, report.focused))
-    line = " · ".join(parts)
+        line += f" · {_gain_in_words(report, report.focused)}"
     return f"{line[0].upper()}{line[1:]}"
 
 
