@@ -111,7 +111,7 @@ def test_scenes_are_measured_each_by_itself_and_their_means_reported():
     assert "| scene | score | kept |" in text
     assert [scene["score"] for scene in json.loads(numbers)["scenes"]] == pytest.approx([alone.score] * 2, abs=1e-3)
     assert plot.isfinite().all()
-    (turned,) = (measure_sweep(torch.cat([first, first.flip(0)]), sweep, left_half()),)
+    turned = measure_sweep(torch.cat([first, first.flip(0)]), sweep, left_half())
     assert turned.score == pytest.approx(0, abs=0.1)
 
 
