@@ -17,7 +17,7 @@ from bokeh.nodes.focus import BokehFocus
 from bokeh.nodes.render import BokehRender
 from bokeh.nodes.view import BokehSweepView
 from bokeh.sweep.export import save_sweep
-from bokeh.sweep.report import measure_sweep
+from bokeh.sweep.measure import measure_sweep
 from bokeh.sweep.sheet import contact_sheet
 
 
