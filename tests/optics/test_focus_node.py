@@ -19,6 +19,7 @@ from bokeh.nodes.view import BokehSweepView
 from bokeh.sweep.export import save_sweep
 from bokeh.sweep.measure import measure_sweep
 from bokeh.sweep.sheet import contact_sheet
+from bokeh.sweep.table import markdown
 
 
 def scene(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +142,7 @@ def test_view_grid_report_and_files_label_a_rack_focus_in_metres_or_from_far_to_
         assert tuple(level["label"] for level in shown["levels"]) == captions
         (grid,) = run_node("BokehSweepGrid", images=images, sweep=sweep, columns=0)
         assert torch.equal(grid, contact_sheet(images, captions))
-        report = measure_sweep(images, sweep).markdown()
+        report = markdown(measure_sweep(images, sweep))
         assert all(f"{caption})" in report or f"| {caption} |" in report for caption in captions)
         saved = save_sweep(images, sweep, tmp_path, captions[0])
         assert json.loads((saved.folder / "sweep.json").read_text())["labels"] == list(captions)

@@ -23,6 +23,7 @@ from bokeh.sweep.export import save_sweep
 from bokeh.sweep.figure import draw
 from bokeh.sweep.measure import measure_sweep
 from bokeh.sweep.sheet import contact_sheet
+from bokeh.sweep.table import markdown
 from bokeh.sweep.values import Sweep
 
 FULL_FRAME = "full frame, 36 x 24 mm"
@@ -127,9 +128,9 @@ def test_view_grid_report_and_files_take_the_labels(tmp_path):
     (grid,) = run_node("BokehSweepGrid", images=images, sweep=sweep, columns=0)
     assert torch.equal(grid, contact_sheet(images, ("f/8", "f/2"), marks=(1,)))
     report = measure_sweep(images, sweep)
-    assert "mean alignment with f/2, " in report.markdown()
-    assert "\n| 3.42 (f/8) | " in report.markdown()
-    assert "\n| 13.68 (f/2, pivot) | " in report.markdown()
+    assert "mean alignment with f/2, " in markdown(report)
+    assert "\n| 3.42 (f/8) | " in markdown(report)
+    assert "\n| 13.68 (f/2, pivot) | " in markdown(report)
     plain = measure_sweep(images, Sweep(sweep.values, sweep.pivot))
     assert not torch.equal(draw(report, images), draw(plain, images))
     saved = save_sweep(images, sweep, tmp_path, "sweep")
