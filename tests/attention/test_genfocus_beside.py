@@ -9,9 +9,8 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from families import build_case
 from flux import Golden, build_flux, relative_error, run_node, sample
-from genfocus import Statement, random_lora
+from genfocus import Statement, nodes_on, random_lora
 from safetensors.torch import load_file, save_file
-from test_genfocus import nodes_on
 
 from bokeh.optics.focus import Focus
 from bokeh.weights.settings import AdapterError

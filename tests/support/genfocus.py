@@ -1,5 +1,5 @@
-"""Genfocus stated once more, without a node: its conditions as rows of one call of the host's FLUX, its LoRA written
-round the linear layers by hand. It reproduces the golden cases to 5e-7 (``test_the_statement_here_is_the_authors``)."""
+"""The golden cases of Genfocus on its nodes, and Genfocus stated once more without a node: its conditions as rows of one
+call of the host's FLUX, its LoRA written round the linear layers by hand, which reproduces the golden cases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from flux import Golden, run_node
 from torch import Tensor, nn
+
+from bokeh.optics.focus import Focus
+
+# A picture whose latent has the golden cases' 8 x 8.
+IMAGE = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+FOCUS = Focus(torch.linspace(0, 1, 64).expand(1, 64, 64), False, torch.tensor([0.5]), torch.tensor([20.0]))
+
+
+class Encoder:
+    """A VAE that gives the golden latents of the conditions, one after the other."""
+
+    def __init__(self, golden: Golden, order: list[int] | None = None) -> None:
+        latents = [golden.expected[f"condition/{number}"] for number in order or range(golden.case["conditions"])]
+        self.latents = iter([golden.model.model.process_latent_out(latent) for latent in latents])
+
+    def encode(self, image):
+        assert image.shape[1:] == IMAGE.shape[1:]
+        return next(self.latents)
+
+
+def nodes_on(golden: Golden, load, order: list[int] | None = None, **inputs) -> tuple:
+    """Model and latent as the case's node gives them."""
+    inputs = {"model": golden.model, "adapter": load(golden), "vae": Encoder(golden, order), "image": IMAGE, **inputs}
+    if golden.folder.name == "genfocus_bokeh":
+        return run_node("BokehRefocus", **{"focus": FOCUS, "blurs": "", **inputs})[:2]
+    return run_node("BokehAllInFocus", **{"pre_deblur": golden.case["conditions"] > 1, **inputs})
 
 
 def random_lora(flux: dict, modules: dict[str, int], alpha: float | None = None, seed: int = 0) -> dict[str, Tensor]:
