@@ -1,4 +1,4 @@
-"""The golden cases of Genfocus on its nodes, and Genfocus stated once more without a node: its conditions as rows of one
+"""The golden cases of Genfocus on its nodes, and Genfocus stated once more without a node: its conditions as rows of a
 call of the host's FLUX, its LoRA written round the linear layers by hand, which reproduces the golden cases."""
 
 from __future__ import annotations
