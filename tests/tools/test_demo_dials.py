@@ -10,13 +10,12 @@ from safetensors.torch import save_file
 
 from bokeh.attention.rows import Pivot
 from bokeh.demo import FOLDER
-from bokeh.demo.codec import PatchCodec
-from bokeh.demo.load import demo_files, load_demo, load_weights
+from bokeh.demo.load import load_demo
+from bokeh.demo.network import FLUX
 from bokeh.sweep import measures
-from bokeh.tools.demo.base import BaseRecipe, BaseTrainer
 from bokeh.tools.demo.dials import LoraPainter, WordsPainter
 from bokeh.tools.demo.judge import GROUNDING, LEVELS, PIVOT, Verdict, cases, judge
-from bokeh.tools.demo.slider import SliderRecipe, train_slider
+from bokeh.tools.demo.slider import SliderRecipe, finished, train_slider
 from bokeh.training.scenes import Props
 
 CASES = 3
@@ -44,8 +43,7 @@ def test_words_alone_change_the_blur_and_grounding_holds_the_scene(demo):
 
 def test_with_a_layout_stage_the_words_come_later(demo):
     (case,) = cases(1)
-    late = WordsPainter(*demo)
-    late.layout = 1.0
+    late = WordsPainter(*demo, layout=1.0)
     with torch.no_grad():
         pictures = late.paint(case, LEVELS)
         plain = late.paint(case)
@@ -58,11 +56,7 @@ def test_with_a_layout_stage_the_words_come_later(demo):
 
 
 def test_a_slider_lora_sharpens_and_blurs(demo, tmp_path):
-    model, kept = demo_files(FOLDER)
-    codec = PatchCodec()
-    load_weights(codec, kept)
-    base = BaseTrainer(codec, BaseRecipe())
-    base.start_from(model)
+    base = finished(FOLDER, FLUX)
     before = {name: weight.clone() for name, weight in base.network.state_dict().items()}
     losses = []
     tensors = train_slider(base, SliderRecipe(steps=12, batch=8), lambda step, loss: losses.append(loss))
@@ -70,8 +64,7 @@ def test_a_slider_lora_sharpens_and_blurs(demo, tmp_path):
     for name, weight in base.network.state_dict().items():
         assert torch.equal(weight, before[name]), name
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "slider.safetensors")
-    painter = LoraPainter(*demo)
-    painter.file = tmp_path / "slider.safetensors"
+    painter = LoraPainter(*demo, file=tmp_path / "slider.safetensors")
     (case,) = cases(1)
     with torch.no_grad():
         sharp, blurred = measures.laplacian_variance(painter.paint(case, (0.0, 30.0))).tolist()

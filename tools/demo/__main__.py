@@ -83,15 +83,8 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
         load_weights(codec, kept, again=FROM_FOLDER)
         return codec
     codec = fit_codec(options.seed)
-    recipe, said = DecoderRecipe(seed=options.seed), time.monotonic()
-
-    def on_step(step: int, error: float) -> None:
-        nonlocal said
-        if time.monotonic() - said > LINE_SECONDS:
-            said = time.monotonic()
-            print(f"decoder: step {step}/{recipe.steps}  error {error:.5f}", flush=True)
-
-    train_decoder(codec, recipe, device, on_step)
+    recipe = DecoderRecipe(seed=options.seed)
+    train_decoder(codec, recipe, device, _Said(recipe.steps, "decoder: "))
     _write(kept, codec.state_dict())
     return codec
 
@@ -251,9 +244,8 @@ def camera(options: argparse.Namespace) -> int:
     torch.set_grad_enabled(False)
     own = [options.demo / ADAPTERS[name] for name in ("demo: all in focus", "demo: refocus")]
     files = (options.all_in_focus or own[0], options.refocus or own[1])
-    found = judge_camera(
-        Camera(load_demo(options.demo), *map(read_adapter, files)), options.cases, options.seed, _count
-    )
+    painter = Camera(load_demo(options.demo), *map(read_adapter, files))
+    found = judge_camera(painter, options.cases, options.seed, _count)
     print(f"\n{options.cases} held-out scenes, {STEPS} steps, euler, simple; PSNR in dB, or a ratio: mean and lowest")
     for name, values in found.items():
         print(f"{name:58}{values.mean():8.2f}{values.min():8.2f}")
@@ -264,19 +256,31 @@ def slider(options: argparse.Namespace) -> int:
     """Train a slider LoRA on a finished model."""
     from bokeh.tools.demo.slider import SliderRecipe, finished, train_slider
 
-    recipe, said = SliderRecipe(steps=options.steps, seed=options.seed), _Said(options.steps)
-    _write(options.out, train_slider(finished(options.demo, options.family), recipe, said))
+    recipe = SliderRecipe(steps=options.steps, seed=options.seed)
+    _write(options.out, train_slider(finished(options.demo, options.family), recipe, _Said(recipe.steps)))
     print(f"{options.out}  {options.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
 def carriers(options: argparse.Namespace) -> int:
     """Print what `tools/demo/carriers.py` measures."""
-    options.family = "unet"
     painter, adapter = _demo(options)
-    from bokeh.tools.demo.carriers import judge_carriers
+    from bokeh.tools.demo.carriers import judge_carriers, table
 
-    _print_rows(judge_carriers(painter, adapter, options.cases, options.seed, _count))
+    print(table(judge_carriers(painter, adapter, options.cases, options.seed, _count)))
+    return 0
+
+
+def ablate(options: argparse.Namespace) -> int:
+    """Train an adapter with its value in self-attention and one with it in cross-attention, and judge both."""
+    import torch
+
+    torch.set_grad_enabled(False)
+    from bokeh.tools.demo.ablate import judge_places
+    from bokeh.tools.demo.carriers import table
+
+    steps, said = options.steps, _Said(options.steps)
+    print(table(judge_places(options.demo, options.work, steps, options.cases, options.seed, said, _count)))
     return 0
 
 
@@ -319,21 +323,21 @@ def _demo(options: argparse.Namespace, **settings: float):
         return Painter(*demo, **settings), read_adapter(options.adapter or options.demo / "adapter.safetensors")
     from bokeh.tools.demo.dials import LoraPainter, WordsPainter
 
-    painter = (WordsPainter if by == "words" else LoraPainter)(*demo, **settings)
-    painter.layout, painter.file = options.layout, options.lora
-    return painter, None
+    if by == "words":
+        return WordsPainter(*demo, layout=options.layout, **settings), None
+    return LoraPainter(*demo, file=options.lora, **settings), None
 
 
 class _Said:
     """A line with the loss now and then."""
 
-    def __init__(self, steps: int):
-        self._steps, self._last = steps, time.monotonic()
+    def __init__(self, steps: int, of: str = ""):
+        self._steps, self._of, self._last = steps, of, time.monotonic()
 
     def __call__(self, step: int, loss: float) -> None:
         if time.monotonic() - self._last > LINE_SECONDS or step == self._steps:
             self._last = time.monotonic()
-            print(f"step {step}/{self._steps}  loss {loss:.4f}", flush=True)
+            print(f"{self._of}step {step}/{self._steps}  loss {loss:.5f}", flush=True)
 
 
 def _count(done: int) -> None:
@@ -348,17 +352,6 @@ def _print_verdicts(verdicts: dict, width: int) -> None:
     for field in dataclasses.fields(Verdict):
         values = "".join(f"{getattr(verdict, field.name):{width}.4f}" for verdict in verdicts.values())
         print(f"{field.metadata['label']:36}{values}")
-
-
-def _print_rows(verdicts: dict) -> None:
-    """As a table with a row for each, where there are many."""
-    from bokeh.tools.demo.judge import Verdict
-
-    print(file=sys.stderr)
-    labels = [field.metadata["label"] for field in dataclasses.fields(Verdict)]
-    print(" | ".join(["", *labels]))
-    for name, verdict in verdicts.items():
-        print(" | ".join([name, *(f"{value:.3f}" for value in dataclasses.astuple(verdict))]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -393,19 +386,17 @@ def _parser() -> argparse.ArgumentParser:
     judging.add_argument("--seed", type=int, default=0)
     judging.set_defaults(command=camera)
     sliding = commands.add_parser("slider", help="train a slider LoRA on a finished model, from sharp to blurred")
-    sliding.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
-    _add_family(sliding)
     sliding.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the LoRA goes")
-    sliding.add_argument("--steps", type=int, default=400)
-    sliding.add_argument("--seed", type=int, default=0)
     sliding.set_defaults(command=slider)
+    _add_family(sliding)
     ablating = commands.add_parser("ablate", help="on the UNet: the value in self-attention or in cross-attention")
-    ablating.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
     ablating.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoints go")
-    ablating.add_argument("--steps", type=int, default=200)
     ablating.add_argument("--cases", type=int, default=16)
-    ablating.add_argument("--seed", type=int, default=0)
     ablating.set_defaults(command=ablate)
+    for short, steps in ((sliding, 400), (ablating, 200)):
+        short.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
+        short.add_argument("--steps", type=int, default=steps)
+        short.add_argument("--seed", type=int, default=0)
     for name, command, cases, text in (
         ("judge", judge, 64, "measure model and adapter"),
         ("photos", photos, 16, "measure pivots from a latent, and inversion"),
@@ -421,13 +412,9 @@ def _parser() -> argparse.ArgumentParser:
         judging.add_argument("--seed", type=int, default=0)
         judging.set_defaults(command=command)
         if name == "judge":
-            judging.add_argument(
-                "--by", choices=("adapter", "words", "lora"), default="adapter", help="what makes the blur"
-            )
+            judging.add_argument("--by", choices=("adapter", "words", "lora"), default="adapter", help="the dial")
             judging.add_argument("--lora", type=Path, metavar="FILE", help="for --by lora, as `slider` writes it")
-            judging.add_argument(
-                "--layout", type=float, default=0.0, metavar="SHARE", help="for --by words: steps before they count"
-            )
+            judging.add_argument("--layout", type=float, default=0.0, help="by words: share of steps before they count")
     return parser
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, fields
 
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
@@ -74,3 +75,10 @@ def judge_carriers(painter: Painter, adapter: Adapter, count: int, seed: int, on
             found[name].append(judge(pictures, case, props))
         on_case(index + 1)
     return {name: Verdict.mean(rows) for name, rows in found.items()}
+
+
+def table(verdicts: dict[str, Verdict]) -> str:
+    """A line for each verdict, as Markdown has it."""
+    labels = [field.metadata["label"] for field in fields(Verdict)]
+    rows = [[name, *(f"{value:.3f}" for value in astuple(verdict))] for name, verdict in verdicts.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (["", *labels], *rows))

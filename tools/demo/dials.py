@@ -13,7 +13,7 @@ from ...stages.prompts import stage_prompt
 from ...stages.words import encode_words
 from ...training.scenes import BLUR_WORDS
 from ...weights.stored import read_stored
-from .judge import Case, Painter
+from .judge import CFG, Case, Painter
 
 LADDER = tuple(wording for _, wording in BLUR_WORDS)
 
@@ -21,12 +21,14 @@ LADDER = tuple(wording for _, wording in BLUR_WORDS)
 class WordsPainter(Painter):
     """Blur by what the prompt says of it, a prompt for each picture.
 
-    Attributes:
+    Args:
         layout: share of the steps that all pictures take with the prompt that says nothing about blur, as GBSD (arXiv
             2306.08251) has a layout stage.
     """
 
-    layout = 0.0
+    def __init__(self, model: ModelPatcher, clip, vae, cfg: float = CFG, layout: float = 0.0):
+        super().__init__(model, clip, vae, cfg)
+        self.layout = layout
 
     def dialled(self, model: ModelPatcher, case: Case, blurs: tuple[float, ...]) -> tuple[ModelPatcher, list]:
         rows = encode_words(self.clip, case.prompt, LADDER, blurs, blend=False)
@@ -40,11 +42,13 @@ class WordsPainter(Painter):
 class LoraPainter(Painter):
     """Blur by the strength of a LoRA: -1 at blur 0, 1 at blur 30.
 
-    Attributes:
+    Args:
         file: of the LoRA.
     """
 
-    file: Path
+    def __init__(self, model: ModelPatcher, clip, vae, cfg: float = CFG, *, file: Path):
+        super().__init__(model, clip, vae, cfg)
+        self.file = file
 
     def dialled(self, model: ModelPatcher, case: Case, blurs: tuple[float, ...]) -> tuple[ModelPatcher, list]:
         tensors, _ = read_stored(self.file, self.file.name, lambda names: None)
