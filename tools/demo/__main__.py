@@ -393,7 +393,7 @@ def _parser() -> argparse.ArgumentParser:
     ablating.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoints go")
     ablating.add_argument("--cases", type=int, default=16)
     ablating.set_defaults(command=ablate)
-    for short, steps in ((sliding, 400), (ablating, 200)):
+    for short, steps in ((sliding, 400), (ablating, 60)):
         short.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
         short.add_argument("--steps", type=int, default=steps)
         short.add_argument("--seed", type=int, default=0)
@@ -410,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
         judging.add_argument("--adapter", type=Path, metavar="FILE", help="default: the one in the demo folder")
         judging.add_argument("--cases", type=int, default=cases)
         judging.add_argument("--seed", type=int, default=0)
-        judging.set_defaults(command=command)
+        judging.set_defaults(command=command, **({"family": "unet"} if name == "carriers" else {}))
         if name == "judge":
             judging.add_argument("--by", choices=("adapter", "words", "lora"), default="adapter", help="the dial")
             judging.add_argument("--lora", type=Path, metavar="FILE", help="for --by lora, as `slider` writes it")
