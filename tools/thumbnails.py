@@ -35,7 +35,7 @@ BALLS = (
 )
 FLOOR, WALL = -1.0, 10.0
 # The ball that the mask shows.
-NAMED = 0
+NAMED = 1
 
 
 class Example(NamedTuple):
