@@ -1,4 +1,4 @@
-"""Measures a model as Bokeh Diffusion was: 20 prompts, 5 blurs, a CSV, a figure: `python tools/protocol.py --flux`.
+"""Measures a model as Bokeh Diffusion was: 20 prompts, 5 blurs, a CSV, a figure: `python tools/paper.py --flux`.
 
 Sets up a host like `tools/sweep.py` (with --running none: the workflow is queued on a ComfyUI that runs), runs one
 workflow with one prompt after the other, and collects what its Bokeh Report measured. Standard library only; the figure

@@ -13,33 +13,33 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
 
-import protocol
+import paper
 
 import sweep
 
 
 def test_the_prompts_are_twenty_and_each_its_own():
-    for path in (protocol.DEMO, protocol.FLUX):
-        prompts = protocol.read_prompts(path.with_suffix(".txt"))
+    for path in (paper.DEMO, paper.FLUX):
+        prompts = paper.read_prompts(path.with_suffix(".txt"))
         assert len(set(prompts)) == 20
 
 
 def test_prompts_that_are_none_are_named(tmp_path):
     with pytest.raises(SetupError, match=r"cannot be read .* Give a text file, one prompt a line"):
-        protocol.read_prompts(tmp_path / "none.txt")
+        paper.read_prompts(tmp_path / "none.txt")
     empty = tmp_path / "empty.txt"
     empty.write_text("\n  \n")
     with pytest.raises(SetupError, match=r"^There is no prompt in .* Write one a line"):
-        protocol.read_prompts(empty)
+        paper.read_prompts(empty)
 
 
 def test_a_workflow_without_a_report_is_refused():
     with pytest.raises(SetupError, match=r"^The workflow has 0 Bokeh Report nodes at work, expected one"):
-        protocol.report_of({"outputs": {"7": {"images": []}}})
+        paper.report_of({"outputs": {"7": {"images": []}}})
 
 
 def test_files_of_flux_go_to_its_own_loaders_alone():
-    graph = sweep.read_workflow(protocol.FLUX)
+    graph = sweep.read_workflow(paper.FLUX)
     files = {"unet_name": "a.gguf", "clip_name1": "b", "clip_name2": "c", "vae_name": "flux/ae.sft"}
     sweep.put_files(graph, files)
     assert graph["unet"]["inputs"]["unet_name"] == "a.gguf"
@@ -51,9 +51,9 @@ def test_files_of_flux_go_to_its_own_loaders_alone():
 
 def test_what_was_not_measured_is_said():
     level = {"value": 0.0, "laplacian": {"picture": 0.1}, "reference": {}}
-    report = dict.fromkeys(protocol.NUMBERS, None) | {"score": 0.5, "levels": [level]}
-    rows = [protocol.row_of("one", 1, report), protocol.row_of("two", 2, report | {"lvcorr_k": 0.9, "score": 0.7})]
-    first, *lines = protocol.summary(rows)
+    report = dict.fromkeys(paper.NUMBERS, None) | {"score": 0.5, "levels": [level]}
+    rows = [paper.row_of("one", 1, report), paper.row_of("two", 2, report | {"lvcorr_k": 0.9, "score": 0.7})]
+    first, *lines = paper.summary(rows)
     assert first == "2 prompts x 1 levels, 2 pictures; mean (standard deviation)"
     assert any(line.split() == ["Bokeh", "score", "0.600", "(0.100)"] for line in lines)
     assert "not defined for 1" in next(line for line in lines if "(K)" in line)
@@ -65,7 +65,7 @@ def test_what_was_not_measured_is_said():
 @pytest.mark.server
 def test_every_node_of_the_graphs_is_the_hosts_own_or_ours(server):
     known = server.client.object_info()
-    for path in (protocol.DEMO, protocol.FLUX):
+    for path in (paper.DEMO, paper.FLUX):
         for name, node in sweep.read_workflow(path).items():
             required = known[node["class_type"]]["input"].get("required", {})
             assert set(required) <= set(node["inputs"]), name
@@ -76,10 +76,10 @@ def test_a_model_is_measured_on_a_running_server(server, tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text('a red heart before teal lights\n\nan orange "square" before plum tiles\n', encoding="utf-8")
     options = ["--running", str(server.port), "--prompts", str(prompts), "--output", str(tmp_path / "out")]
-    assert protocol.main([*options, "--set", "sampler.steps=8"]) == 0
+    assert paper.main([*options, "--set", "sampler.steps=8"]) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "out" / "protocol-1"
-    with (folder / protocol.CSV).open(newline="", encoding="utf-8") as stream:
+    with (folder / paper.CSV).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["prompt"], row["seed"]) for row in rows] == [
         ("a red heart before teal lights", "1"),
@@ -91,7 +91,7 @@ def test_a_model_is_measured_on_a_running_server(server, tmp_path, capsys):
         assert float(row["rendered 0"]) == pytest.approx(float(row["laplacian 0"]), rel=1e-3)
     assert "2 prompts x 5 levels, 10 pictures" in said
     assert "0.917" in said
-    with Image.open(folder / protocol.FIGURE) as figure:
+    with Image.open(folder / paper.FIGURE) as figure:
         assert figure.width == 1200
 
 
@@ -99,5 +99,5 @@ def test_a_model_is_measured_on_a_running_server(server, tmp_path, capsys):
 def test_inputs_that_the_workflow_lacks_are_named(server, tmp_path, capsys):
     graph = tmp_path / "graph.json"
     graph.write_text(json.dumps({"1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64}}}), encoding="utf-8")
-    assert protocol.main(["--running", str(server.port), "--workflow", str(graph), "--output", str(tmp_path)]) == 1
+    assert paper.main(["--running", str(server.port), "--workflow", str(graph), "--output", str(tmp_path)]) == 1
     assert "'prompt' fits no node. The workflow has: 1 (EmptyLatentImage)." in capsys.readouterr().err
