@@ -22,28 +22,24 @@ from .judge import GROUNDING, LEVELS, PIVOT, Case, Painter, cases
 NUMBERS = ("by_rank", "kept_sharpness", "consistency")
 # A wrong order of seven levels, each at least two places from its own.
 SHUFFLED = (3, 6, 1, 5, 0, 2, 4)
-# Seeds of other pictures of the prompt.
+# To the seed of another picture of the prompt.
 SEEDS_APART = 1000
 
 
 def sweeps(painter: Painter, adapter: Adapter, case: Case, props: Props) -> dict[str, Tensor]:
     """One case's pictures [7, H, W, 3] by what is known of them: good ones first, then broken ones."""
     grounded = painter.paint(case, LEVELS, adapter, Pivot(PIVOT, GROUNDING))
-    seeds = [replace(case, seed=case.seed + SEEDS_APART * (i + 1)) for i in range(len(LEVELS))]
+    ungrounded = painter.paint(case, LEVELS, adapter)
+    other = painter.paint(replace(case, seed=case.seed + SEEDS_APART), LEVELS, adapter)
     # The standard deviation of the lens' disc, over everything.
     sigma = grounded.shape[1] / REFERENCE_SIZE / 2
     softened = [gaussian_filter(grounded[0].numpy(), (level * sigma, level * sigma, 0)) for level in LEVELS]
     return {
         "true pictures": render(props, case.scene.copies(len(LEVELS)), torch.tensor(LEVELS)),
         "grounded": grounded,
-        "ungrounded": painter.paint(case, LEVELS, adapter),
-        "another seed at each level": torch.cat(
-            [painter.paint(seed, (level,), adapter) for seed, level in zip(seeds, LEVELS, strict=True)]
-        ),
+        "ungrounded": ungrounded,
+        "two seeds by turns": torch.stack([(ungrounded, other)[i % 2][i] for i in range(len(LEVELS))]),
         "grounded, levels shuffled": grounded[list(SHUFFLED)],
-        "another seed each, all at the pivot's blur": torch.cat(
-            [painter.paint(seed, (PIVOT,), adapter) for seed in seeds]
-        ),
         "a Gaussian over everything": torch.stack([torch.from_numpy(picture) for picture in softened]),
     }
 
