@@ -8,15 +8,15 @@ from .remarks import remarks
 from .report import Report
 from .values import format_value
 
-# What a person calls it, from what number on: correlation by rank, kept sharpness, consistency. `tools/demo verdicts`
-# prints the distributions that the limits lie between; docs/measurements.md has them.
+# What a person calls it, from what number on: correlation by rank, kept sharpness, consistency. docs/measurements.md
+# says why there; `tools/demo verdicts` prints the numbers of good and of broken sweeps.
 FOLLOWS = (
-    (0.75, "follows the request"),
-    (0.4, "roughly follows the request"),
+    (0.9, "follows the request"),
+    (0.5, "roughly follows the request"),
     (-math.inf, "hardly follows the request"),
 )
 KEEPS = ((0.5, ""), (0.25, "the subject loses sharpness"), (-math.inf, "everything is blurred, the subject too"))
-STAYS = ((0.85, "the scene stays"), (0.6, "the scene changes a little"), (-math.inf, "the scene changes"))
+STAYS = ((0.95, "the scene stays"), (0.8, "the scene changes a little"), (-math.inf, "the scene changes"))
 
 
 def verdict(report: Report, images) -> str:
@@ -34,7 +34,8 @@ def verdict(report: Report, images) -> str:
     elif followed is not None:
         direction = "grows" if followed > 0 else "falls"
         parts.append(f"the blur {direction} with the {sweep.name}")
-    if report.kept_sharpness is not None:
+    # Where the scene changes, what was sharp in one picture is elsewhere in another.
+    if report.kept_sharpness is not None and (report.consistency or 0) >= STAYS[0][0]:
         parts.append(word(KEEPS, report.kept_sharpness))
     if report.consistency is not None:
         parts.append(word(STAYS, report.consistency))
