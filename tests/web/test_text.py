@@ -27,7 +27,7 @@ canvas.setDirty(true, true);
 def test_the_reports_numbers_show_in_the_node_and_survive_a_reload(page):
     page.build(BUILD)
     page.queue()
-    text = page.page.get_by_text("how well the measured blur follows the request")
+    text = page.page.get_by_text("how sharpness falls with the blur")
     expect(text).to_be_hidden()
     page.page.get_by_text("All numbers").click()
     expect(text).to_be_visible()
