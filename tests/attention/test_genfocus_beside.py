@@ -91,7 +91,7 @@ def test_a_batch_of_two_odd_photos_with_any_file_is_each_as_stated(load, file):
             noise[row : row + 1], SIGMAS
         )
         assert relative_error(out[row : row + 1], expected) < TOLERANCE
-    assert relative_error(out, plain) > 1e-2
+    assert relative_error(out, plain) > 1e-3
 
 
 def test_a_users_lora_acts_on_pictures_and_conditions_alike(load_genfocus):
