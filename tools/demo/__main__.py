@@ -197,59 +197,16 @@ def stages(options: argparse.Namespace) -> int:
 
 def conditions(options: argparse.Namespace) -> int:
     """Train a condition LoRA, going on from what is in the work folder."""
-    import torch
+    from bokeh.tools.demo.camera import learn
 
-    from bokeh.demo.load import load_demo
-    from bokeh.tools.demo.camera import RECIPE
-    from bokeh.training.conditions import ConditionTrainer
-    from bokeh.training.refocus import SceneExamples
-    from bokeh.training.trainer import BEST
-
-    torch.set_grad_enabled(False)
-    demo = load_demo(options.demo)
-    examples = SceneExamples(options.kind, demo.vae, demo.clip, demo.model)
-    recipe = dataclasses.replace(RECIPE, seed=options.seed)
-    trainer = ConditionTrainer(demo.model, examples, recipe, options.work / options.kind)
-    first, started = trainer.step, time.process_time()
-    said = time.monotonic()
-
-    def on_step(progress: Any) -> None:
-        nonlocal said
-        if time.monotonic() - said > LINE_SECONDS or progress.held_out is not None:
-            said = time.monotonic()
-            recent = trainer.losses[-50:]
-            pace = (time.process_time() - started) / (progress.step - first)
-            held_out = "" if progress.held_out is None else f"  held out {progress.held_out:.4f}"
-            line = f"step {progress.step}/{progress.steps}  loss {sum(recent) / len(recent):.4f}{held_out}"
-            print(f"{line}  {pace:.2f} s of a core a step", flush=True)
-
-    try:
-        trainer.run(options.steps, on_step, measure_every=options.measure_every, save_every=options.measure_every)
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.")
-        return 130
-    print(f"The best so far: {options.work / options.kind / BEST}")
-    return 0
+    return learn(options.kind, options.demo, options.work / options.kind, options.steps, options.seed)
 
 
 def camera(options: argparse.Namespace) -> int:
     """Print what `tools/demo/camera.py` measures."""
-    import torch
+    from bokeh.tools.demo.camera import print_judgement
 
-    from bokeh.demo import ADAPTERS
-    from bokeh.demo.load import load_demo
-    from bokeh.tools.demo.camera import STEPS, Camera, judge_camera
-    from bokeh.weights.files import read_adapter
-
-    torch.set_grad_enabled(False)
-    own = [options.demo / ADAPTERS[name] for name in ("demo: all in focus", "demo: refocus")]
-    files = (options.all_in_focus or own[0], options.refocus or own[1])
-    painter = Camera(load_demo(options.demo), *map(read_adapter, files))
-    found = judge_camera(painter, options.cases, options.seed, _count)
-    print(f"\n{options.cases} held-out scenes, {STEPS} steps, euler, simple; PSNR in dB, or a ratio: mean and lowest")
-    for name, values in found.items():
-        print(f"{name:58}{values.mean():8.2f}{values.min():8.2f}")
-    return 0
+    return print_judgement(options.demo, options.all_in_focus, options.refocus, options.cases, options.seed, _count)
 
 
 def slider(options: argparse.Namespace) -> int:
@@ -375,7 +332,6 @@ def _parser() -> argparse.ArgumentParser:
     learning.add_argument("--demo", type=Path, default=DEMO, metavar="FOLDER", help="where the model is")
     learning.add_argument("--work", type=Path, required=True, metavar="FOLDER", help="where checkpoint and LoRA go")
     learning.add_argument("--steps", type=int, default=2000)
-    learning.add_argument("--measure-every", type=int, default=100, metavar="N", help="steps; default: 100")
     learning.add_argument("--seed", type=int, default=0)
     learning.set_defaults(command=conditions)
     judging = commands.add_parser("camera", help="measure the virtual camera's LoRAs")

@@ -3,18 +3,25 @@ held-out scenes, through the public nodes and the host's sampler."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import comfy.sample
 import torch
 from torch import Tensor
 
-from ...demo.load import Demo
+from ...demo import ADAPTERS
+from ...demo.load import Demo, load_demo
 from ...nodes.genfocus import BokehAllInFocus, BokehRefocus
 from ...sweep.measures import laplacian_variance
+from ...training.conditions import ConditionTrainer
 from ...training.recipe import Recipe
-from ...training.refocus import ALL_IN_FOCUS, PROMPTS, REFOCUS, focus_of
+from ...training.refocus import ALL_IN_FOCUS, PROMPTS, REFOCUS, SceneExamples, focus_of
 from ...training.scenes import Props, Scene, draw_scenes, render, subject_masks
+from ...training.trainer import BEST, Progress
+from ...weights.files import read_adapter
 from ...weights.genfocus import Genfocus
 
 RECIPE = Recipe(
@@ -36,6 +43,33 @@ PLANES = {"object in focus": 1.0, "background in focus": 0.0}
 STEPS = 28
 # Pictures that go through the model together.
 _TOGETHER = 8
+_LINE_SECONDS = 30.0
+
+
+def learn(kind: str, demo: Path, folder: Path, steps: int, seed: int) -> int:
+    """Train a LoRA of one kind, going on from what is in ``folder``; the exit code."""
+    torch.set_grad_enabled(False)
+    model, clip, vae = load_demo(demo)
+    trainer = ConditionTrainer(model, SceneExamples(kind, vae, clip, model), replace(RECIPE, seed=seed), folder)
+    first, started, said = trainer.step, time.process_time(), time.monotonic()
+
+    def on_step(progress: Progress) -> None:
+        nonlocal said
+        if progress.held_out is None and time.monotonic() - said < _LINE_SECONDS:
+            return
+        said, recent = time.monotonic(), trainer.losses[-50:]
+        pace = (time.process_time() - started) / (progress.step - first)
+        held_out = "" if progress.held_out is None else f"  held out {progress.held_out:.4f}"
+        line = f"step {progress.step}/{progress.steps}  loss {sum(recent) / len(recent):.4f}{held_out}"
+        print(f"{line}  {pace:.2f} s of a core a step", flush=True)
+
+    try:
+        trainer.run(steps, on_step, measure_every=50, save_every=50)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.")
+        return 130
+    print(f"The best so far: {folder / BEST}")
+    return 0
 
 
 class Camera:
@@ -112,3 +146,22 @@ def _judge(camera: Camera, scene: Scene, seed: int) -> dict[str, Tensor]:
             [values[1] / values[0] for values in change]
         )
     return found
+
+
+def print_judgement(
+    demo: Path,
+    all_in_focus: Path | None,
+    refocus: Path | None,
+    cases: int,
+    seed: int,
+    on_case: Callable[[int], None],
+) -> int:
+    """Print what ``judge_camera`` finds; the LoRAs are the demo folder's own by default. The exit code."""
+    torch.set_grad_enabled(False)
+    own = [demo / ADAPTERS[name] for name in ("demo: all in focus", "demo: refocus")]
+    loras = map(read_adapter, (all_in_focus or own[0], refocus or own[1]))
+    found = judge_camera(Camera(load_demo(demo), *loras), cases, seed, on_case)
+    print(f"\n{cases} held-out scenes, {STEPS} steps, euler, simple; PSNR in dB, or a ratio: mean and lowest")
+    for name, values in found.items():
+        print(f"{name:72}{values.mean():8.2f}{values.min():8.2f}")
+    return 0
