@@ -67,6 +67,8 @@ _load_host()
 _load_pack()
 
 
+# Before xdist's own hook, which puts the groups into the names by which it deals out the tests.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which tests share a worker: those of the page one server, all other server tests the other, else each file its
     models. The two that take longest come first, one in each worker."""
