@@ -41,7 +41,9 @@ def check_dial(conds: Mapping[str, list[dict[str, Any]]], latent: Tensor, rows: 
 
 
 def _differs(entry: dict[str, Any], rows: Rows) -> bool:
-    if BLURS in entry:
+    # Prompts that take over on the way (Bokeh Stage) do not stand in the entry itself yet.
+    staged = [getattr(cond, "stages", None) for cond in entry.get("model_conds", {}).values()]
+    if BLURS in entry or any(stages.differs for stages in staged if stages is not None):
         return True
     for value in entry.values():
         if isinstance(value, Tensor) and len(value.shape) > 1 and _levels_differ(value, rows):

@@ -55,6 +55,12 @@ class Stages:
     layouts: tuple[float, ...]
     rows: int | None = None
 
+    @property
+    def differs(self) -> bool:
+        """Whether the pictures of a batch get different prompts, or the same at different steps."""
+        tokens = self.focus.tokens
+        return len(set(self.layouts)) > 1 or (len(tokens) > 1 and not torch.equal(tokens, tokens[:1].expand_as(tokens)))
+
     def switches(self, sigmas: Sequence[float]) -> tuple[float, ...]:
         """``switch_sigma`` of each of ``layouts``."""
         return tuple(switch_sigma(layout, sigmas) for layout in self.layouts)
