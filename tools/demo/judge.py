@@ -249,6 +249,7 @@ class Verdict:
 
     lvcorr_reference: float = _labelled("LVCorr (reference)")
     lvcorr_k: float = _labelled("LVCorr (K)")
+    lvcorr_background: float = _labelled("background alone, by logarithm")
     kept: float = _labelled("kept sharpness")
     score: float = _labelled("bokeh score")
     order: float = _labelled("neighbouring levels in order")
@@ -277,6 +278,7 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
     background = measures.background_area(mask, pictures).expand(len(pictures), -1, -1)
     behind = trend.windows_sharpness(pictures, background).tolist()
     whole = measures.laplacian_variance(pictures).tolist()
+    logarithms = measures.laplacian_variance(pictures, background.float()).clamp(min=1e-12).log().tolist()
     wave = pattern_wave(pictures, background, case.scene)
     turned = torch.angle(wave * wave[middle].conj()).abs() * GRID / (2 * math.pi)
     clear = wave.abs() > PATTERN_FLOOR
@@ -299,6 +301,7 @@ def judge(pictures: Tensor, case: Case, props: Props) -> Verdict:
     return Verdict(
         lvcorr_reference=trend.lvcorr_reference(reference, whole) or 0.0,
         lvcorr_k=trend.lvcorr_k(LEVELS, whole) or 0.0,
+        lvcorr_background=trend.lvcorr_k(LEVELS, logarithms) or 0.0,
         kept=sharpness,
         score=(trend.by_rank(LEVELS, behind) or 0.0) * sharpness,
         order=trend.in_order(LEVELS, behind),
