@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import gc
 import importlib
 import math
@@ -67,20 +68,36 @@ _load_host()
 _load_pack()
 
 
-# Before xdist's own hook, which puts the groups into the names by which it deals out the tests.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@functools.cache
+def group_of(file: str) -> str:
     """Which tests share a worker: those of the page one server, all other server tests the other, else each file its
-    models. The two that take longest come first, one in each worker."""
+    models."""
+    path = CHECKOUT / file
+    if "pytest.mark.server" not in path.read_text(encoding="utf-8"):
+        return file
+    return "page" if path.parent.name == "web" else "server"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The two groups that take longest come first, one in each worker."""
     longest = ("page", "server")
-    rank = {}
-    for item in items:
-        group = item.path.name
-        if item.get_closest_marker("server"):
-            group = "page" if item.path.parent.name == "web" else "server"
-        item.add_marker(pytest.mark.xdist_group(group))
-        rank[item] = longest.index(group) if group in longest else len(longest)
-    items.sort(key=rank.__getitem__)
+    groups = [group_of(item.nodeid.partition("::")[0]) for item in items]
+    ranks = [longest.index(group) if group in longest else len(longest) for group in groups]
+    items[:] = [items[at] for at in sorted(range(len(items)), key=ranks.__getitem__)]
+
+
+# pytest-xdist's own groups by marks are lost with the newest pytest.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Deals out the groups in their order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 def pytest_collection_finish() -> None:

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         print(f"{error}\nThe tests that need it will fail.", file=sys.stderr)
 
     # All tests in two workers, each with servers of its own; single ones without, where a debugger can reach them.
-    workers = arguments or ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    workers = arguments or ["-n", "2", "--dist", "loadscope"]
     if not arguments:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
 
