@@ -184,7 +184,7 @@ def test_pictures_cut_into_tiles_for_attention_alone_stay_one_scene(case):
         assert relative_error(row[None], case.run(tiled(Plan((blur,), PIVOT)), 1, 4.0)) <= 2e-5
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd3.5", "z-image"])
+@pytest.mark.parametrize("name", ["sd15", "sd3.5"])
 def test_a_compiled_model_has_two_graphs(name):
     case = build_case(name)
     base, adapter = case.model.clone(), random_adapter(case.model)
