@@ -15,7 +15,7 @@ from ..optics.depth import AS_IS, EACH, SHARED, focus_at, focus_in
 from ..optics.discs import drawn_aperture
 from ..optics.focus import Focus, in_words
 from ..optics.render import BYTES_PER_PIXEL, render_defocus
-from ..optics.repair import with_hard_edges
+from ..optics.repair import repaired
 from ..sweep.values import Scale, Sweep, parse_values
 from .depth import INVERSE, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .device import device_for
@@ -167,13 +167,21 @@ class BokehRender(io.ComfyNode):
         mask=None,
         aperture=None,
     ) -> io.NodeOutput:
+        bar = ProgressBar(_STEPS)
+
+        def tell() -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(0)
+
+        tell()
         notes: list[str] = []
         sweep = None
         if focus is None:
             values = _parse(blurs) if lens_blur is None else (lens_blur,)
             disparity, metric, notes = _disparity(depth, depth_is, depth_range, image)
+            tell()
             if repair:
-                disparity = with_hard_edges(disparity)
+                disparity = torch.stack([repaired(maps, tell) for maps in disparity])
             if lens_blur is not None and not metric:
                 notes.append(
                     "The blur of a lens counts for each 1/m, and this depth map has no unit: it was used as is."
@@ -241,6 +249,7 @@ def _render(image: Tensor, focus: Focus, lens: dict) -> tuple[Tensor, Tensor, Te
         bar.update_absolute(min(row * _STEPS + done * _STEPS // parts, count * _STEPS))
 
     for row in range(count):
+        on_part(0, 1)
         defocus[row], in_focus[row] = focus.defocus(row), focus.in_focus(row)
         picture = image[row if len(image) > 1 else 0]
         try:

@@ -1,4 +1,4 @@
-"""What lies behind the edges of near things, and edges without the mixed colours of their pixels.
+"""What lies behind the edges of near things.
 
 A picture does not say what a near thing hides, but its blurred edge lets it through. For the pixels of a range of
 signed radii, a layer continues what lies beyond their edges: the picture with everything as near as they are, or
@@ -8,7 +8,7 @@ nearer, replaced by light and signed radius of what is farther, by pull and push
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,118 +16,149 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .edges import GROWTH, SMALLEST, SOFT, Parted, reach_of
+from .levels import Levels
 from .light import fill
+from .tiles import STRIP, Scene, window_of
 
-# By how much of a disc's radius, but at least by how many px, the radius beyond an edge has to differ.
-STEP_SHARE, STEP = 0.2, 1.5
-# Radius in px of the first range of radii; each other is twice as wide as the last. Smaller discs see only the pixels
-# beside them, and these know more than anything that is filled in.
-SMALLEST = 4.0
 # Weight of what was filled in beside what is seen: that counts wherever a disc reaches it, as on the other side of the
 # edge.
 FILLED = 0.02
 # How far a layer reaches behind a thing, in its discs: one that a pixel sees, and more that nothing spills into that.
 REACH = 4.0
+# What is filled in has no detail: it is made on cells of this part of the largest disc's radius, but of not more than
+# so many along the short side.
+CELL, CELLS = 1 / 8, 1024
 
 
-class Layer(NamedTuple):
-    """What lies behind some pixels: where these are [h, w], and the layer's light and weight [4, h, w] and signed radii
-    [h, w]."""
+class Farther(NamedTuple):
+    """Of a scene, by windows, what lies beyond a signed radius in px."""
 
-    before: Tensor
-    light: Tensor
-    signed: Tensor
+    scene: Scene
+    limit: float
 
-
-class Outlines(NamedTuple):
-    """What is at the edges of blurred things, where a pixel holds a part of their light, whichever of the two its depth
-    says: the picture's light and weight [4, h, w] without that part, and the part, light and coverage [4, h, w], at the
-    signed radius [h, w] of the things."""
-
-    without: Tensor
-    light: Tensor
-    signed: Tensor
-
-    @classmethod
-    def none(cls, light: Tensor) -> Outlines:
-        """Of a picture, before any is found."""
-        whole = torch.cat([light, torch.ones_like(light[:1])])
-        return cls(whole, light.new_zeros(4, *light.shape[1:]), light.new_zeros(light.shape[1:]))
+    def window(self, top: int, left: int, side: int) -> Scene:
+        part = self.scene.window(top, left, side)
+        return part._replace(light=part.light * (part.signed < self.limit))
 
 
-def layers_behind(values: Tensor, outlines: Outlines) -> Iterator[Layer]:
-    """The layers behind the near things of a picture, one for each range of radii that has any.
+class Layer:
+    """What lies behind the pixels of a range of signed radii, of a picture by windows."""
 
-    Args:
-        values: linear light, and radius in px of each pixel's disc, above 0 before the plane of focus, [4, h, w].
-        outlines: is filled in on the way.
-    """
-    light, signed = values[:3], values[3]
+    def __init__(
+        self, picture: Parted, signed: Tensor, levels: Levels, ends: tuple[float, float], tell: Callable[[], None]
+    ) -> None:
+        """
+        Args:
+            picture: its light without the coverage of mixed pixels, and that.
+            signed: radius in px of each pixel's disc, [h, w].
+            ends: lowest and highest radius of the range.
+            tell: called several times a second.
+        """
+        self.picture, self.signed, self.levels = picture, signed, levels
+        self.ends, self.radius = ends, max(abs(end) for end in ends)
+        self.low, self.beyond = reach_of(ends[0])
+        self.step = self.low - self.beyond
+        self.cell = 2 ** math.floor(math.log2(max(1, self.radius * CELL, min(signed.shape) / CELLS)))
+        sums = self._farther(tell)
+        values, weight = sums[:4] / sums[4:].clamp(min=1e-6), sums[4:]
+        filled, known = [], weight
+        # One map at a time: its steps need several times the memory of a map.
+        for maps in values:
+            part, known = fill(maps[None, None], weight[None], REACH * self.radius / self.cell)
+            filled.append(part[0])
+            tell()
+        known = known[0].clamp(max=1)
+        self.filled = torch.cat([torch.cat(filled) * known, known])
+
+    def _farther(self, tell: Callable[[], None]) -> Tensor:
+        """Sums over cells of light and radius of what is farther, by weight, and of the weight, [5, h, w]."""
+        parts = []
+        rows = max(STRIP, self.cell)
+        for light, signed in zip(self.picture.light.split(rows, 1), self.signed.split(rows), strict=True):
+            farther = (signed < self.beyond) * light[3].clamp(max=1)
+            # The light is that of its weight already.
+            light = light[:3] * (farther / light[3].clamp(min=1e-6))
+            maps = torch.cat([light, (signed * farther)[None], farther[None]])
+            if self.cell > 1:
+                spare = -maps.shape[1] % self.cell, -maps.shape[2] % self.cell
+                maps = F.avg_pool2d(F.pad(maps, (0, spare[1], 0, spare[0])), self.cell) * self.cell**2
+            parts.append(maps)
+            tell()
+        return torch.cat(parts, 1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.signed.shape)
+
+    def window(self, top: int, left: int, side: int) -> Scene:
+        """A square of the layer, with no light outside the picture."""
+        signed, (*filled, behind), known = self._around(top, left, side)
+        light = window_of(self.picture.light, top, left, side)
+        replaced = (known > 0) & (signed >= self.low) & (behind < signed - self.step) & (light[3] > 0)
+        weight = torch.where(replaced, FILLED, light[3])
+        light = torch.where(replaced, torch.stack(filled) * FILLED, light[:3])
+        signed = torch.where(replaced, behind, signed)
+        return Scene(torch.cat([light, weight[None]]), signed, *self.levels.place(signed))
+
+    def before(self, top: int, left: int, side: int) -> Tensor:
+        """How much the layer counts as what lies behind each pixel, 0..1, [side, side]: with soft ends, for all that
+        changes at once would be seen as a line."""
+        signed = window_of(self.signed, top, left, side)
+        size = torch.where((signed < 0) == (self.low < 0), signed.abs(), 0).clamp_(min=1e-6)
+        width = SOFT * math.log2(GROWTH)
+        over = [((size / abs(end)).log2_() / width + 0.5).clamp_(0, 1) for end in self.ends]
+        here = (over[1] - over[0]).abs()
+        if not here.any():
+            return here
+        _, maps, known = self._around(top, left, side)
+        # Where the fill is hardly farther it is the same surface, a slope.
+        apart = ((signed - maps[3]) / self.step - 1).mul(2).clamp(0, 1)
+        return here * known * apart * self._near_farther(top, left, side)
+
+    def _near_farther(self, top: int, left: int, side: int) -> Tensor:
+        """1 for at least every pixel within a disc's radius of what is farther, soon falling to 0."""
+        cell = math.ceil(self.radius / 4)
+        start = (top // cell - 7) * cell, (left // cell - 7) * cell
+        count = max(top + side - start[0], left + side - start[1]) // cell + 8
+        window = window_of(self.signed, *start, count * cell)
+        inside = window_of(torch.ones((), device=window.device).expand(self.shape), *start, count * cell) > 0
+        farther = ((window < self.beyond) & inside).float()
+        cells = F.max_pool2d(F.max_pool2d(farther[None], cell), 11, 1, 5)
+        near = F.interpolate(cells[None], scale_factor=cell, mode="bilinear", align_corners=False)[0, 0]
+        return near[top - start[0] :, left - start[1] :][:side, :side]
+
+    def _around(self, top: int, left: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a window: the picture's signed radius, what is filled in [4, side, side], and how well it is known."""
+        signed = window_of(self.signed, top, left, side)
+        # One cell more on each side, to interpolate to.
+        start = top // self.cell - 1, left // self.cell - 1
+        skipped = top - start[0] * self.cell, left - start[1] * self.cell
+        count = (max(skipped) + side) // self.cell + 2
+        height, width = self.filled.shape[1:]
+        rows, columns = (
+            torch.arange(first, first + count, device=signed.device).clamp_(0, last - 1)
+            for first, last in zip(start, (height, width), strict=True)
+        )
+        cells = self.filled[:, rows[:, None], columns]
+        maps = F.interpolate(cells[None], scale_factor=self.cell, mode="bilinear", align_corners=False)[0]
+        maps = maps[:, skipped[0] : skipped[0] + side, skipped[1] : skipped[1] + side]
+        return signed, maps[:4] / maps[4].clamp(min=1e-6), maps[4]
+
+
+def layers_behind(picture: Parted, signed: Tensor, levels: Levels, tell: Callable[[], None]) -> Iterator[Layer]:
+    """The layers behind the near things of a picture, one for each range of radii that may have any."""
     lowest, highest = (extreme.item() for extreme in signed.aminmax())
     for low, high in _ranges(max(-lowest, highest)):
-        step = step_of(low)
-        if low > highest or high <= lowest or lowest >= low - step:
-            continue
-        near, farther = signed >= low, signed < low - step
-        here = near & (signed < high)
-        if not here.any() or not farther.any():
-            continue
-        at_edge = F.max_pool2d(near.to(light)[None, None], 3, 1, 1)[0, 0] > 0
-        radius = max(abs(low), abs(high))
-        weight = (farther & ~at_edge).to(light)[None, None]
-        filled = torch.empty_like(values)
-        # One map at a time: its steps need several times the memory of a map.
-        for channel, maps in enumerate(values):
-            part, known = fill(maps[None, None], weight, REACH * radius)
-            filled[channel] = part[0, 0]
-        known = known[0, 0] > 0
-        outline = farther & at_edge & known
-        _take_out(outlines, outline, values, filled, near)
-        # Where the fill is hardly farther it is the same surface, a slope.
-        before = here & _near(farther, radius) & known & (filled[3] < signed - step)
-        if before.any():
-            replaced = known & (near & (filled[3] < signed - step) | outline)
-            weight = torch.where(replaced, FILLED, 1.0)
-            behind = torch.where(replaced & near, filled[3], signed)
-            layer = torch.cat([torch.where(replaced, filled[:3], light).mul_(weight), weight[None]])
-            del filled, part, known, weight, replaced, outline
-            yield Layer(before, layer, behind)
-
-
-def _take_out(outlines: Outlines, outline: Tensor, values: Tensor, farther: Tensor, near: Tensor) -> None:
-    """Part the pixels of an outline by how far their light is on the way from what is farther to the thing beside."""
-    thing, _ = fill(values[None], near.to(values)[None, None], 2)
-    own, thing, farther = values[:3], thing[0], farther[:3]
-    way = thing[:3] - farther
-    part = ((own - farther) * way).sum(0) / way.square().sum(0).clamp(min=1e-6)
-    part = torch.where(outline, part.clamp(0, 1), 0)
-    taken = torch.cat([thing[:3] * part, part[None]])
-    # The more of the thing there is, the less the rest says, and the more of it is filled in.
-    rest = torch.lerp((own - taken[:3]).clamp_(min=0), farther * (1 - part), part)
-    left = torch.cat([rest, 1 - part[None]]) + FILLED * torch.cat([farther, torch.ones_like(own[:1])])
-    outlines.without.copy_(torch.where(outline, left, outlines.without))
-    outlines.light.copy_(torch.where(outline, taken, outlines.light))
-    outlines.signed.copy_(torch.where(outline, thing[3], outlines.signed))
-
-
-def step_of(signed: float) -> float:
-    """By how many px a radius has to differ from what lies beyond an edge."""
-    return max(STEP, STEP_SHARE * abs(signed))
-
-
-def _near(mask: Tensor, radius: float) -> Tensor:
-    """At least every pixel within ``radius`` px of the mask, and none beyond three times that."""
-    height, width = mask.shape
-    cell = max(1, math.ceil(radius))
-    cells = F.max_pool2d(mask.float()[None, None], cell, ceil_mode=True)
-    cells = F.max_pool2d(cells, 3, 1, 1)
-    return cells[0, 0].repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width] > 0
+        start, beyond = reach_of(low)
+        if start <= highest and lowest < beyond:
+            yield Layer(picture, signed, levels, (low, high), tell)
 
 
 def _ranges(largest: float) -> list[tuple[float, float]]:
     """Ranges of signed radii from ``SMALLEST`` to ``largest`` on either side, the farthest first."""
     edges = [SMALLEST]
-    while edges[-1] <= largest:
-        edges.append(edges[-1] * 2)
+    while edges[-1] <= largest * GROWTH:
+        edges.append(edges[-1] * GROWTH)
     ranges = list(pairwise(edges))
     return [(-high, -low) for low, high in reversed(ranges)] + ranges

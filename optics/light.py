@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,14 +13,16 @@ from torch import Tensor
 CLIPPED = 0.95, 0.99
 # Rims of lamps are looked for as far as this part of the short side.
 RIM = 1 / 48
+# Rows of a picture that are taken at once.
+STRIP = 256
 
 
-def to_light(image: Tensor, gamma: float, highlight: float) -> Tensor:
+def to_light(image: Tensor, gamma: float, highlight: float, reach: float | None = None) -> Tensor:
     """Linear light [3, B, H, W] of pictures [B, H, W, 3] in 0..1, light = value ** gamma.
 
     A pixel that the picture cuts off at white is taken to have been 1 + ``highlight`` times as bright, and to have the
-    colour of the brightest pixels round it that are not cut off: a lamp is white in its middle only because the
-    sensor could not tell more. Everything darker stays as it is.
+    colour of the brightest pixels round it, within ``reach`` px, that are not cut off: a lamp is white in its middle
+    only because the sensor could not tell more. Everything darker stays as it is.
     """
     light = image.float().clamp(0, 1).movedim(-1, 0).contiguous()
     if highlight <= 0:
@@ -30,11 +35,32 @@ def to_light(image: Tensor, gamma: float, highlight: float) -> Tensor:
     # Bright pixels tell the colour of a rim, dark ones that of what is beside it.
     weight = (1 - clipped) * value.pow(4 * gamma).mul_(value > 0.5)
     hue = light / light.amax(0, keepdim=True).clamp(min=1e-6)
-    reach = max(2.0, min(value.shape[-2:]) * RIM)
+    reach = reach or _reach(*value.shape[-2:])
     rim, known = fill(hue.movedim(0, 1), weight[:, None], reach)
     rim = rim / rim.amax(1, keepdim=True).clamp(min=1e-6)
     lamp = torch.lerp(hue, rim.movedim(1, 0), known.movedim(1, 0).clamp(max=1)) * light.amax(0, keepdim=True)
     return torch.lerp(light, (1 + highlight) * lamp, clipped)
+
+
+def light_by_strips(picture: Tensor, gamma: float, highlight: float, tell: Callable[[], None]) -> Tensor:
+    """`to_light` of one picture [H, W, 3], the same [3, H, W], with ``tell`` called between strips of it."""
+    height, width = picture.shape[:2]
+    out = picture.new_empty(3, height, width, dtype=torch.float32)
+    # Strips begin on cells of the coarsest size, and what reaches into them is read too.
+    reach = _reach(height, width)
+    cell = 2 ** math.ceil(math.log2(reach))
+    rows = math.ceil(STRIP / cell) * cell
+    around = 3 * cell if highlight > 0 else 0
+    for top in range(0, height, rows):
+        first = max(0, top - around)
+        strip = picture[first : top + rows + around]
+        out[:, top : top + rows] = to_light(strip[None], gamma, highlight, reach)[:, 0, top - first :][:, :rows]
+        tell()
+    return out
+
+
+def _reach(height: int, width: int) -> float:
+    return max(2.0, min(height, width) * RIM)
 
 
 def to_picture(light: Tensor, gamma: float) -> Tensor:

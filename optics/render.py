@@ -9,13 +9,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .behind import Outlines, layers_behind
+from .behind import Farther, Layer, layers_behind
 from .check import check, check_finite, check_lens, check_radius, per_picture
 from .defocus import DISPLAY_GAMMA, Aperture, disc_radius
 from .discs import Discs
+from .edges import parted
 from .levels import Levels
-from .light import to_light, to_picture
-from .tiles import Scene, laid_over, placed, tile_sums, window_of
+from .light import light_by_strips, to_picture
+from .tiles import Scene, Sums, laid_over, placed, tile_sums, window_of
 
 # Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
 TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
@@ -23,8 +24,8 @@ TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
 SMALL_TILE = 64
 # Parts that work is told in.
 PARTS = 1000
-# Share of the work that what lies behind near things may take.
-HIDDEN = 0.5
+# Share of the work that is told as done before the first tile, and the steps after which half of it is.
+PREPARED, HALF_PREPARED = 0.1, 20
 # What a picture's maps take at most, and the tiles with them.
 BYTES_PER_PIXEL = 160
 
@@ -97,17 +98,18 @@ def render_defocus(
             side = min(side, max(SMALL_TILE, 2 ** round(math.log2(max(height, width) / 8))))
         shape = Aperture(blades, rotation) if aperture is None else aperture.to(picture.device)
         work = _Work(levels, Discs(shape, cats_eye, (height, width), side, picture.device), side, on_part)
-        work.tell(0)
-        scene = Scene(to_light(picture[None], gamma, highlight)[:, 0], signed, *placed(signed, levels))
-        work.tell(0)
-        more, hidden, start = None, None, 0.0
+        work.prepared()
+        light = light_by_strips(picture, gamma, highlight, work.prepared)
+        more, layers = None, []
         if behind:
-            start = HIDDEN
-            scene, more, hidden = work.hidden(scene, start)
-        tiles = work.tiles(height, width)
+            parts = parted(light, signed, work.prepared)
+            light, coverage, at = parts
+            more = Scene(coverage, at, *placed(at, levels, work.prepared))
+            layers = list(layers_behind(parts, signed, levels, work.prepared))
+        scene = Scene(light, signed, *placed(signed, levels, work.prepared))
+        tiles = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
         for index, (top, left) in enumerate(tiles):
-            share = [start + (1 - start) * part / len(tiles) for part in (index, index + 1)]
-            light, untouched = work.tile(scene, (top, left), share, more, hidden)
+            light, untouched = work.tile(scene, more, layers, (top, left), index / len(tiles), 1 / len(tiles))
             here = slice(top, top + side), slice(left, left + side)
             new = to_picture(light, gamma).movedim(0, -1)
             out[here] = torch.where(untouched[..., None], out[here], new.to(out.dtype))
@@ -121,57 +123,54 @@ class _Work:
 
     def __init__(self, levels: Levels, discs: Discs, side: int, on_part: Callable[[int, int], None] | None) -> None:
         self.levels, self.discs, self.side, self.on_part = levels, discs, side, on_part
-
-    def tiles(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Top and left of each."""
-        return [(top, left) for top in range(0, height, self.side) for left in range(0, width, self.side)]
+        self.steps = 0
 
     def tile(
         self,
         scene: Scene,
+        more: Scene | None,
+        layers: list[Layer],
         place: tuple[int, int],
-        share: tuple[float, float],
-        more: Scene | None = None,
-        hidden: Tensor | None = None,
+        done: float,
+        share: float,
     ) -> tuple[Tensor, Tensor]:
-        """Light [3, h, w] of a tile, and where [h, w] it is only its own. ``share``: of the work, before and after."""
-        height, width = scene.signed.shape
-        here = slice(0, min(self.side, height - place[0])), slice(0, min(self.side, width - place[1]))
+        """Light [3, h, w] of a tile, and where [h, w] it is only its own.
 
-        def on_level(done: int, levels: int) -> None:
-            self.tell(share[0] + (share[1] - share[0]) * done / levels)
-
-        sums = tile_sums(scene, more, self.levels, self.discs, *place, self.side, on_level)
-        if hidden is not None:
-            hidden = window_of(hidden, *place, self.side)
+        ``done`` and ``share``: how much of all tiles was done before, and this one is.
+        """
+        hidden = None
+        for layer in layers:
+            before = layer.before(*place, self.side)
+            self.tell(done)
+            if before.any():
+                sums = self._sums(layer, Farther(more, layer.beyond), place, done, 0.0)
+                light, _ = laid_over(sums, layer.window(*place, self.side).signed)
+                light = torch.cat([light * before, before[None]])
+                hidden = light if hidden is None else hidden.add_(light)
+        sums = self._sums(scene, more, place, done, share)
         light, untouched = laid_over(sums, window_of(scene.signed, *place, self.side), hidden)
+        height, width = scene.shape
+        here = slice(0, height - place[0]), slice(0, width - place[1])
         return light[(..., *here)], untouched[here]
 
-    def hidden(self, scene: Scene, until: float) -> tuple[Scene, Scene, Tensor]:
-        """The scene without outlines of near things, these outlines, and what shows past the edges of things: light,
-        and whether it is known, [4, H, W]."""
-        hidden = torch.zeros_like(scene.light[:1]).repeat(4, 1, 1)
-        values = torch.cat([scene.light, scene.signed[None]])
-        # Maps of a large picture are not kept twice.
-        scene = scene._replace(light=values[:3], signed=values[3])
-        outlines = Outlines.none(scene.light)
-        tiles = self.tiles(*scene.signed.shape)
-        for number, layer in enumerate(layers_behind(values, outlines)):
-            behind = Scene(layer.light, layer.signed, *placed(layer.signed, self.levels))
-            for index, (top, left) in enumerate(tiles):
-                here = slice(top, top + self.side), slice(left, left + self.side)
-                before = layer.before[here]
-                # How many layers there are shows only at the end: each takes half of what is left.
-                done = until * (1 - 0.5 ** (number + index / len(tiles)))
-                if before.any():
-                    light, _ = self.tile(behind, (top, left), (done, done))
-                    hidden[(slice(3), *here)] = torch.where(before, light, hidden[(slice(3), *here)])
-                    hidden[(3, *here)] = torch.where(before, 1, hidden[(3, *here)])
-                self.tell(done)
-        more = Scene(outlines.light, outlines.signed, *placed(outlines.signed, self.levels))
-        return scene._replace(light=outlines.without), more, hidden
+    def _sums(
+        self, scene: Scene | Layer, more: Scene | Farther | None, place: tuple[int, int], done: float, share: float
+    ) -> Sums:
+        def on_level(level: int, levels: int) -> None:
+            self.tell(done + share * level / levels)
+
+        return tile_sums(scene, more, self.levels, self.discs, *place, self.side, on_level)
+
+    def prepared(self) -> None:
+        """Tell of a step before the first tile. How many there are shows only at the end."""
+        self._tell(PREPARED * self.steps / (self.steps + HALF_PREPARED))
+        self.steps += 1
 
     def tell(self, share: float) -> None:
+        """Of how much of all tiles is done."""
+        self._tell(PREPARED + (1 - PREPARED) * share)
+
+    def _tell(self, share: float) -> None:
         if self.on_part is not None:
             self.on_part(round(share * PARTS), PARTS)
 

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .behind import step_of
 from .discs import Discs, good_size
+from .edges import beyond
 from .levels import Levels, enlarged
 
 # What rounding in a Fourier transform may leave where there is no light.
@@ -51,34 +51,43 @@ class Scene(NamedTuple):
     lower: Tensor
     share: Tensor
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return tuple(self.signed.shape)
+
     def window(self, top: int, left: int, side: int) -> Scene:
         """A square of the picture, with no light outside it."""
         return Scene(*(window_of(maps, top, left, side) for maps in self))
 
 
 class Sums(NamedTuple):
-    """F, S and H [4, h, w], light and weight, m and what of it lies beyond a step [h, w] at the pixels of a tile."""
+    """F, S and H [4, h, w], light and weight, m and what of it lies beyond a step [h, w] at the pixels of a tile; light
+    and weight [4, h, w] of what lies behind them but not beyond a step."""
 
     front: Tensor
     level: Tensor
     behind: Tensor
     shows: Tensor
     beyond: Tensor
+    beside: Tensor
 
 
 def laid_over(sums: Sums, signed: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Light [3, h, w] of the sums, and where [h, w] a pixel got none but its own.
 
-    ``hidden`` is what lies behind steps, light and whether it is known, [4, h, w]; elsewhere, and without it, the mean
-    of the visible background stands for it.
+    ``hidden`` is what lies behind steps, light times how well it is known and that, [4, h, w]; elsewhere, and without
+    it, the mean of the visible background stands for it.
     """
-    front, level, behind, shows, beyond = sums
+    front, level, behind, shows, beyond, beside = sums
     covered = front[3]
     shows = torch.where(behind[3] > NOTHING / 10, shows, 0)
     back = behind[:3] * (shows / behind[3].clamp(min=NOTHING / 10))
     if hidden is not None:
-        part = hidden[3] * (beyond / shows.clamp(min=NOTHING)).clamp(0, 1)
-        back = torch.lerp(back, shows * hidden[:3], part)
+        far = torch.minimum(beyond, shows)
+        # What is not seen of it but through the pixels' own discs has the light of them.
+        near = torch.lerp(level, beside, (beside[3] / NOTHING).clamp(max=1))
+        both = far * hidden[:3] / hidden[3].clamp(min=1e-6) + (shows - far) * near[:3] / near[3].clamp(min=NOTHING)
+        back = torch.lerp(back, both, hidden[3].clamp(max=1))
     rest = (1 - covered).clamp_(min=0) / (level[3] + shows).clamp_(min=NOTHING / 10)
     light = front[:3] / covered.clamp(min=1) + (level[:3] + back) * rest
     alone = (covered < NOTHING) & (shows < NOTHING) & ((level[3] - 1).abs() < NOTHING)
@@ -96,7 +105,7 @@ def tile_sums(
     on_level: Callable[[int, int], None] | None,
 ) -> Sums:
     """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for."""
-    height, width = scene.signed.shape
+    height, width = scene.shape
     y = scene.window(top, left, side)
     seen = _Seen(y, levels, min(side, height - top), min(side, width - left))
     done = 0
@@ -143,7 +152,7 @@ class _Sent:
 
     def __init__(self, scene: Scene, more: Scene | None, levels: Levels, top: int, left: int, side: int) -> None:
         window = scene.window(top, left, side)
-        inside = window_of(torch.ones((), device=window.light.device).expand(scene.signed.shape), top, left, side)
+        inside = window_of(torch.ones((), device=window.light.device).expand(scene.shape), top, left, side)
         self.light = window.light if len(window.light) > 3 else torch.cat([window.light, inside[None]])
         self.lower, self.share, self.levels = window.lower, window.share, levels
         self.index: Tensor | None = None
@@ -163,9 +172,9 @@ class _Sent:
         if abs(self.levels.values[j]) > 0.5 and j >= 2 and seen.lies_at(j):
             weight = self._behind(j, math.inf)
             if weight is not None:
-                beyond = self._behind(j, math.inf, step_of(self.levels.values[j]))
-                both = torch.stack([weight, weight if beyond is None else beyond])
-                if beyond is None:
+                farther = self._behind(j, math.inf, beyond(self.levels.values[j]))
+                both = torch.stack([weight, weight if farther is None else farther])
+                if farther is None:
                     both[1] = 0
                 parts["shows"] = both * self.light[3]
                 inner = self._behind(j, self.levels.values[j])
@@ -173,12 +182,12 @@ class _Sent:
                     parts["behind"] = self.light * inner
         return parts
 
-    def _behind(self, j: int, radius: float, step: float = 0.0) -> Tensor | None:
-        """Share of each pixel that lies behind level j, of levels with a smaller radius; None without any. The next
-        level below is left out: `_Seen.add` sees to it."""
+    def _behind(self, j: int, radius: float, limit: float = math.inf) -> Tensor | None:
+        """Share of each pixel that lies behind level j, of levels with a smaller radius and below a signed one; None
+        without any. The next level below is left out: `_Seen.add` sees to it."""
         at = self.levels.values[j]
         table = [
-            min(1.0, at - t) if i < j - 1 and abs(t) < radius and at - t >= step else 0.0
+            min(1.0, at - t) if i < j - 1 and abs(t) < radius and t < limit else 0.0
             for i, t in enumerate(self.levels.values)
         ]
         if not any(table[i] or table[i + 1] for i in self.present):
@@ -200,7 +209,12 @@ class _Seen:
         self.lowest, self.highest = inside.min().item(), inside.max().item()
         self.largest = max(abs(self.lowest), abs(self.highest))
         self.present = set(y.lower[:height, :width].unique().tolist())
-        self.sums = Sums(*torch.zeros_like(y.signed).repeat(3, 4, 1, 1), *torch.zeros_like(y.signed).repeat(2, 1, 1))
+        nothing = torch.zeros_like(y.signed)
+        self.sums = Sums(*nothing.repeat(3, 4, 1, 1), *nothing.repeat(2, 1, 1), nothing.repeat(4, 1, 1))
+        limits = torch.tensor([beyond(value) for value in levels.values], device=nothing.device)
+        index = y.lower.long()
+        self.limits = limits[index], limits[index + 1]
+        self.nearest_limit = min(limit[:height, :width].min().item() for limit in self.limits)
 
     def lies_at(self, j: int) -> bool:
         """Whether level j is one of a pixel's two."""
@@ -232,7 +246,11 @@ class _Seen:
             self._show(j, j + 1, torch.where(self.lower == j + 1, 1 - self.share, 0), light)
         front.addcmul_(nearer.clamp(min=0), light)
         level.addcmul_(1 - nearer.abs(), light)
-        behind.addcmul_(torch.where(self.radius <= abs(values[j]), (-nearer).clamp_(min=0), 0), light)
+        further = (-nearer).clamp_(min=0)
+        behind.addcmul_(torch.where(self.radius <= abs(values[j]), further, 0), light)
+        if self.nearest_limit <= values[j] < self.highest:
+            lower, upper = ((limit <= values[j]).to(further) for limit in self.limits)
+            self.sums.beside.addcmul_(torch.lerp(lower, upper, self.share) * further, light)
 
     def add_own_disc(self, j: int, spread: dict[str, Tensor]) -> None:
         """What lies behind, seen through discs of level j."""
@@ -267,10 +285,13 @@ def _cropped(light: Tensor, margin: int, side: int) -> Tensor:
     return light[..., inner, inner]
 
 
-def placed(signed: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
-    """`Levels.place` by strips: its steps need several times the memory of the maps."""
-    strips = [levels.place(strip) for strip in signed.split(STRIP)]
-    lower, share = (torch.cat(parts) for parts in zip(*strips, strict=True))
+def placed(signed: Tensor, levels: Levels, tell: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    """`Levels.place` by strips, each told of: its steps need several times the memory of the maps."""
+    lower, share = torch.empty_like(signed, dtype=torch.int16), torch.empty_like(signed)
+    for strip, *maps in zip(*(values.split(STRIP) for values in (signed, lower, share)), strict=True):
+        for whole, part in zip(maps, levels.place(strip), strict=True):
+            whole.copy_(part)
+        tell()
     return lower, share
 
 

@@ -1,4 +1,4 @@
-"""What sweeps, grounding and training cost: `python tools/benchmark.py [--parts NAME ...] [--steps N] [--repeats N]`.
+"""What it costs, and how near the depth renderer is to a lens: `python tools/benchmark.py [--parts NAME ...] [--steps N] [--repeats N]`.
 
 Ratios within one run, on a random FLUX of width 1536 (12 heads of 128), 1 double + 2 single blocks, an adapter of
 rank 64, 1,024 image and 64 text tokens, in float32 on a CPU; with an accelerator also at the true width with all
@@ -116,12 +116,37 @@ def conditions(options: argparse.Namespace) -> None:
     genfocus(_FULL if torch.cuda.is_available() else _FULL | _FEW_BLOCKS, options, PeakMemory)
 
 
-def depth_renderers(options: argparse.Namespace) -> None:
-    """The depth renderer on every device there is."""
+def renderer_speed(options: argparse.Namespace) -> None:
+    """What the depth renderer costs, on every device there is."""
     import torch
 
+    from bokeh.tools.renderer import speed
+
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        depth_renderer(device)
+        speed.speed(device)
+        speed.growth(device)
+
+
+def renderer_growth(options: argparse.Namespace) -> None:
+    """Of that, pictures from 1 to 24 megapixels alone, on the CPU."""
+    from bokeh.tools.renderer import speed
+
+    speed.growth("cpu")
+
+
+def renderer_truth(options: argparse.Namespace) -> None:
+    """How near the depth renderer is to what a lens shows."""
+    from bokeh.tools.renderer import bars
+
+    bars.to_truth()
+
+
+def renderer_exact(options: argparse.Namespace) -> None:
+    """How near the depth renderer is to the exact one, and to itself at other sizes."""
+    from bokeh.tools.renderer import bars
+
+    bars.to_exact()
+    bars.at_sizes()
 
 
 def report_of_200_levels(options: argparse.Namespace) -> None:
@@ -139,64 +164,6 @@ def report_of_200_levels(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     draw(measure_sweep(images, sweep, mask), images)
     print(f"\nreport of 200 levels of 512 x 512: {time.perf_counter() - started:.1f} s")
-
-
-def depth_renderer(device: str) -> None:
-    """The depth renderer beside ten FFT convolutions of the same four-channel picture, with and without the layers
-    behind near things; how it grows from 1 to 24 megapixels; and how near it is to the exact renderer."""
-    import math
-
-    import torch
-
-    from bokeh.optics.exact import render_exactly
-    from bokeh.optics.render import render_depth
-
-    def seconds(job: Callable[[], object]) -> float:
-        started = time.perf_counter()
-        job()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    def scenes(height: int, width: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        image = torch.rand(1, height, width, 3, device=device)
-        ramp = torch.linspace(0, 1, width, device=device).expand(1, height, width)
-        coarse = torch.rand(1, 1, 8, 8, device=device)
-        things = torch.nn.functional.interpolate(coarse, size=(height, width))[0]
-        hills = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(0, 1)
-        # Focused at 0.5, a disparity of 0 or 1 has a radius of 30 px at 1024 px.
-        return image, {"slope": ramp, "64 flat things": things, "hills": hills}
-
-    image, depths = scenes(1024, 1024)
-    light = torch.cat([image[0].movedim(-1, 0), torch.ones(1, 1024, 1024, device=device)])
-    disc = torch.fft.rfft2(torch.rand(1085, 1085, device=device))
-
-    def ten_convolutions() -> None:
-        for _ in range(10):
-            torch.fft.irfft2(torch.fft.rfft2(light, s=(1085, 1085)) * disc, s=(1085, 1085))
-
-    ten_convolutions()
-    ten = min(seconds(ten_convolutions) for _ in range(3))
-    print(f"\ndepth renderer, {device}, blur 30; ten FFT convolutions of 1024 x 1024: {ten:.2f} s")
-    for name, depth in depths.items():
-        for title, behind in (("", False), (", what lies behind", True)):
-            ours = seconds(lambda depth=depth, behind=behind: render_depth(image, depth, 0.5, 30.0, behind=behind))
-            print(f"  {name + title:34} {ours:8.2f} s   {ours / ten:.2f} times that")
-    small = None
-    for height, width in ((1024, 1024), (2048, 2048), (4000, 6000)):
-        image, depths = scenes(height, width)
-        with PeakMemory() as memory:
-            ours = seconds(lambda: render_depth(image, depths["64 flat things"], 0.5, 30.0, behind=True))  # noqa: B023
-        each = ours / (height * width)
-        small = small or each
-        print(
-            f"  {height} x {width}: {ours:.1f} s, {each / small:.2f} times as long for each pixel, "
-            f"{memory.peak / 2**20:.0f} MB"
-        )
-    image, depths = scenes(512, 512)
-    for name, depth in depths.items():
-        fast, exact = (render(image, depth, 0.5, 30.0) for render in (render_depth, render_exactly))
-        print(f"  to the exact renderer, {name}: {-10 * math.log10((fast - exact).square().mean().item()):.1f} dB")
 
 
 def stages(options: argparse.Namespace) -> None:
@@ -363,7 +330,10 @@ _PARTS = {
     "loading": load_full_size,
     "genfocus": conditions,
     "report": report_of_200_levels,
-    "renderer": depth_renderers,
+    "renderer": renderer_speed,
+    "growth": renderer_growth,
+    "truth": renderer_truth,
+    "exact": renderer_exact,
 }
 
 if __name__ == "__main__":
