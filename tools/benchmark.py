@@ -1,4 +1,5 @@
-"""What it costs, and how near the depth renderer is to a lens: `python tools/benchmark.py [--parts NAME ...] [--steps N] [--repeats N]`.
+"""What it costs, and how near the depth renderer is to a lens:
+`python tools/benchmark.py [--parts NAME ...] [--steps N] [--repeats N]`.
 
 Ratios within one run, on a random FLUX of width 1536 (12 heads of 128), 1 double + 2 single blocks, an adapter of
 rank 64, 1,024 image and 64 text tokens, in float32 on a CPU; with an accelerator also at the true width with all
@@ -117,21 +118,23 @@ def conditions(options: argparse.Namespace) -> None:
 
 
 def renderer_speed(options: argparse.Namespace) -> None:
-    """What the depth renderer costs, on every device there is."""
+    """What the depth renderer costs beside Fourier transforms, on every device there is."""
     import torch
 
     from bokeh.tools.renderer import speed
 
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         speed.speed(device)
-        speed.growth(device)
 
 
 def renderer_growth(options: argparse.Namespace) -> None:
-    """Of that, pictures from 1 to 24 megapixels alone, on the CPU."""
+    """And as the picture grows from 1 to 24 megapixels."""
+    import torch
+
     from bokeh.tools.renderer import speed
 
-    speed.growth("cpu")
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        speed.growth(device)
 
 
 def renderer_truth(options: argparse.Namespace) -> None:
