@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..optics.lens import REFERENCE_SIZE
-from .attend import CALL, Running
+from .attend import CALL
 from .conditions import Conditions
 from .install import KEY, hooks_on, install
 from .lora import Piece, add_pieces
@@ -24,29 +24,27 @@ _WHITE = 100.0
 
 
 class _Positions(NamedTuple):
-    """Round the network's position embedder: the offsets of the conditions that run now."""
+    """Round what gives a network's tokens their positions: the offsets of the conditions that run now."""
 
     offsets: tuple[tuple[int, int], ...]
-    running: Running
     key = KEY
     rank = 0
 
     def around(self, forward: Callable, module: nn.Module | None) -> Callable:
-        def with_offsets(ids, *args, **kwargs):
-            options = self.running.options
-            if options is None:
-                return forward(ids, *args, **kwargs)
-            call, rows = options[CALL], options[RUN].rows
-            text = call.seeing.text
-            ids = ids.expand(call.rows, -1, -1).clone()
-            for place, number in enumerate(call.numbers):
-                condition = rows[number].condition
-                if condition is not None:
-                    down, right = self.offsets[condition]
-                    # Axis 0 counts pictures, 1 rows of tokens and 2 columns.
-                    ids[place, text:, 1] += down
-                    ids[place, text:, 2] += right
-            return forward(ids, *args, **kwargs)
+        def with_offsets(x, *args, **kwargs):
+            tokens, ids = forward(x, *args, **kwargs)
+            options = kwargs.get("transformer_options") or {}
+            # What stands beside the pictures (reference latents) comes with an index.
+            if CALL in options and "index" not in kwargs:
+                ids, rows = ids.clone(), options[RUN].rows
+                for place, number in enumerate(options[CALL].numbers):
+                    condition = rows[number].condition
+                    if condition is not None:
+                        down, right = self.offsets[condition]
+                        # Axis 0 counts pictures, 1 rows of tokens and 2 columns.
+                        ids[place, :, 1] += down
+                        ids[place, :, 2] += right
+            return tokens, ids
 
         return with_offsets
 
@@ -72,7 +70,7 @@ def install_conditions(model: ModelPatcher, pieces: list[Piece], conditions: Con
         )
     clone = install(model, None, Plan((0.0,), conditions=conditions))
     if any(any(offset) for offset in conditions.offsets):
-        put(clone, "pe_embedder", _Positions(conditions.offsets, hooks_on(clone).running), None)
+        put(clone, "", _Positions(conditions.offsets), None, "process_img")
     return add_pieces(clone, pieces, _of_condition, LORA)
 
 

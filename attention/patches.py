@@ -30,9 +30,9 @@ class Hook(Protocol):
 Chain = list[tuple[Hook, nn.Module | None]]
 
 
-def put(clone: ModelPatcher, name: str, hook: Hook, module: nn.Module | None) -> None:
-    """Put ``hook`` round the forward of the network's module ``name`` ("" for the network)."""
-    full = f"diffusion_model.{name}.forward" if name else "diffusion_model.forward"
+def put(clone: ModelPatcher, name: str, hook: Hook, module: nn.Module | None, method: str = "forward") -> None:
+    """Put ``hook`` round a method, the forward by default, of the network's module ``name`` ("" for the network)."""
+    full = f"diffusion_model.{name}.{method}" if name else f"diffusion_model.{method}"
     base, chain = _taken_apart(clone.get_model_object(full))
     _build(clone, full, base, sorted([*chain, (hook, module)], key=lambda entry: entry[0].rank))
 
@@ -46,7 +46,7 @@ def take_out(clone: ModelPatcher, key: str) -> None:
         del clone.object_patches[full]
         rest = [(hook, module) for hook, module in chain if hook.key != key]
         # The module's own method needs no patch; what another pack had put there comes back.
-        if rest or getattr(base, "__self__", None) is not clone.get_model_object(full.removesuffix(".forward")):
+        if rest or getattr(base, "__self__", None) is not clone.get_model_object(full.rpartition(".")[0]):
             _build(clone, full, base, rest)
 
 

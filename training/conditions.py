@@ -85,7 +85,7 @@ class ConditionNetwork(Network):
         pieces, _ = read_pieces(genfocus.tensors, model, genfocus.source)
         self.clone = install_conditions(model, pieces, self.conditions)
         (patcher,) = self.clone.get_additional_models_with_key(LORA)
-        module = patcher.model.float().requires_grad_(True)
+        self.module = module = patcher.model.float().requires_grad_(True)
         self.weights: dict[str, nn.Parameter] = {}
         numbers = {(piece.module, piece.columns): number for number, piece in enumerate(pieces)}
         for name, place in _places(model).items():
@@ -117,6 +117,11 @@ class ConditionNetwork(Network):
                 transformer_options=options,
                 **extra,
             )
+        # For blocks that the backward pass computes a second time.
+        self.module.strengths, self.module.rows = (
+            torch.ones(len(rows) - len(x), device=self.device),
+            (len(x), len(rows)),
+        )
         return (x - denoised[: len(x)]) / sigmas[:, None, None, None]
 
 
