@@ -86,7 +86,7 @@ class Camera:
     def focus(self, sharp: Tensor, scene: Scene, blurs: Tensor, planes: Tensor, seed: int = 0) -> Tensor:
         """Sharp photos [n, H, W, 3] at blurs [n] with the planes [n] in focus."""
         focus = focus_of(self.props, scene, blurs, planes)
-        node = BokehRefocus.execute(self.demo.model, self.loras[REFOCUS], self.demo.vae, sharp, focus)
+        node = BokehRefocus.execute(self.demo.model, self.loras[REFOCUS], self.demo.vae, sharp, focus=focus)
         return self._develop(REFOCUS, *node.result[:2], seed)
 
     def _develop(self, kind: str, model, latent: dict, seed: int) -> Tensor:
