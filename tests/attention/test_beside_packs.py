@@ -47,8 +47,7 @@ def forgetful(model, how: str):
     return clone
 
 
-@pytest.mark.parametrize("how", ["none", "its own"])
-@pytest.mark.parametrize("with_adapter", [True, False])
+@pytest.mark.parametrize(("how", "with_adapter"), [("none", True), ("its own", False)])
 def test_blocks_called_without_the_hosts_options_get_those_of_the_running_call(case, how, with_adapter):
     adapter = random_adapter(case.model) if with_adapter else None
     swept = install(case.model, adapter, SWEEP)

@@ -20,7 +20,7 @@ from bokeh.tools.demo.base import BaseRecipe, BaseTrainer, encode_captions, nois
 from bokeh.tools.demo.decoder import DecoderRecipe, fit_codec, train_decoder
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
 
-RECIPE = BaseRecipe(steps=6, batch=4, warmup=2)
+RECIPE = BaseRecipe(steps=4, batch=4, warmup=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,11 @@ def trained(codec, steps: int, trainer: BaseTrainer | None = None, family: str =
 
 @pytest.mark.parametrize("family", [FLUX, UNET])
 def test_resumed_equals_uninterrupted(codec, tmp_path, family):
-    whole = trained(codec, 6, family=family)
-    trained(codec, 3, family=family).save(tmp_path / "checkpoint")
+    whole = trained(codec, 4, family=family)
+    trained(codec, 2, family=family).save(tmp_path / "checkpoint")
     resumed = BaseTrainer(codec, replace(RECIPE, family=family))
     resumed.load(tmp_path / "checkpoint")
-    trained(codec, 6, resumed)
+    trained(codec, 4, resumed)
     assert resumed.losses == whole.losses
     for name, weight in whole.average.items():
         assert torch.equal(weight, resumed.average[name]), name
@@ -56,20 +56,20 @@ def test_resumed_equals_uninterrupted(codec, tmp_path, family):
 
 def test_a_checkpoint_of_another_recipe_is_refused(codec, tmp_path):
     trained(codec, 1).save(tmp_path / "checkpoint")
-    other = BaseTrainer(codec, BaseRecipe(steps=6, batch=8, warmup=2))
+    other = BaseTrainer(codec, BaseRecipe(steps=4, batch=8, warmup=2))
     with pytest.raises(ValueError, match=r"'batch': 4.*'batch': 8"):
         other.load(tmp_path / "checkpoint")
 
 
 def test_it_goes_on_from_a_finished_model(codec, tmp_path):
-    first = trained(codec, 6)
+    first = trained(codec, 4)
     save_file({name: weight.contiguous() for name, weight in first.average.items()}, tmp_path / "model.safetensors")
     second = BaseTrainer(codec, replace(RECIPE, seed=1))
     second.start_from(tmp_path / "model.safetensors")
     for name, weight in second.network.state_dict().items():
         assert torch.equal(weight, first.average[name]), name
         assert torch.equal(weight, second.average[name]), name
-    trained(codec, 6, second).save(tmp_path / "checkpoint")
+    trained(codec, 4, second).save(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match=r"'start': '[0-9a-f]{64}'"):
         BaseTrainer(codec, replace(RECIPE, seed=1)).load(tmp_path / "checkpoint")
 
