@@ -36,6 +36,8 @@ LISTED = "bokeh_pairs"
 # Files whose change is noticed; more would be asked for at every queue, over a network too.
 _FILES_WATCHED = 4000
 _PATH_SHOWN = 200
+# No system takes longer paths; following the links of one of 100,000 folders takes seconds.
+_LONGEST_PATH = 32_767
 # Blurs look the same at any size, and rendering costs its fourth power.
 _SHOWN_SCENES, _SHOWN_BLURS, _SHOWN_SIZE = 3, 4, 192
 
@@ -237,7 +239,7 @@ def _place(path: str, folders: Sequence[Path]) -> Path:
         ValueError: one and the same for what is not there and for what is not to be known.
     """
     text = path.strip().strip('"')
-    for folder in folders if text and text.isprintable() else ():
+    for folder in folders if text and len(text) <= _LONGEST_PATH and text.isprintable() else ():
         place = Path(os.path.abspath(os.path.join(folder, text)))
         # Before the disk is asked: a network path would be called up.
         if not any(place.is_relative_to(allowed) for allowed in folders):
