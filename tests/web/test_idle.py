@@ -44,7 +44,7 @@ def test_only_widgets_that_change_something_are_shown(renderer, browser, sweep_s
                 f"([vue, expected]) => JSON.stringify(({SHOWN})(vue).filter((name) => !name.includes(' ')).sort()) "
                 "=== JSON.stringify(expected)",
                 arg=[renderer == "vue", sorted({*names, *ALWAYS})],
-                timeout=5000,
+                timeout=30_000,
             )
 
         expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_x", "focus_y")
