@@ -29,6 +29,8 @@ REACH = 4.0
 # What is filled in has no detail: it is made on cells of this part of the largest disc's radius, but of not more than
 # so many along the short side.
 CELL, CELLS = 1 / 8, 1024
+# Parts of all radii in which is looked whether there are any.
+BINS = 512
 
 
 class Farther(NamedTuple):
@@ -149,9 +151,14 @@ class Layer:
 def layers_behind(picture: Parted, signed: Tensor, levels: Levels, tell: Callable[[], None]) -> Iterator[Layer]:
     """The layers behind the near things of a picture, one for each range of radii that may have any."""
     lowest, highest = (extreme.item() for extreme in signed.aminmax())
+    if lowest == highest:
+        return
+    counts = torch.histc(signed, BINS, lowest, highest)
     for low, high in _ranges(max(-lowest, highest)):
         start, beyond = reach_of(low)
-        if start <= highest and lowest < beyond:
+        ends = start, high * GROWTH ** math.copysign(SOFT / 2, high)
+        first, last = (math.floor((end - lowest) / (highest - lowest) * BINS) for end in ends)
+        if lowest < beyond and counts[max(0, first) : max(0, last + 1)].any():
             yield Layer(picture, signed, levels, (low, high), tell)
 
 
