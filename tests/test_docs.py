@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 import pytest
@@ -108,6 +109,15 @@ def test_the_errors_that_help_pages_quote_are_the_pack_s():
         for quote in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", section):
             pieces = [re.escape(piece.strip()) for piece in " ".join(quote.lower().split()).split("...")]
             assert any(re.search("(?s)" + ".*".join(pieces), text) for text in known), (id, quote)
+
+
+def test_blueprints_know_every_socket_of_the_nodes_in_them():
+    for file in (CHECKOUT / "subgraphs").glob("*.json"):
+        (subgraph,) = json.loads(file.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+        for node in subgraph["nodes"]:
+            if schema := SCHEMAS.get(node["type"]):
+                assert {entry["name"] for entry in node["inputs"]} == {entry.id for entry in schema.inputs}, file.name
+                assert [entry["name"] for entry in node["outputs"]] == [entry.display_name for entry in schema.outputs]
 
 
 def test_the_readme_is_read_in_a_few_minutes():
