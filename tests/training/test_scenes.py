@@ -164,7 +164,6 @@ def test_the_judge_tells_true_pictures_from_spoilt_ones(props):
     assert moved.scene_change > 10 * true.scene_change
     assert frozen.lvcorr_reference == frozen.lvcorr_k == frozen.score == 0
     assert frozen.render_psnr < true.render_psnr - 15
-    assert noisy.lvcorr_reference < true.lvcorr_reference
     assert noisy.render_psnr < 30
 
 
