@@ -139,7 +139,7 @@ def test_a_controlnet_guides_every_tile_with_its_own_part_of_the_picture_and_no_
     x = torch.randn(1, 16, 72, 72, generator=torch.Generator().manual_seed(1))
 
     def watch(executor, *args, **kwargs):
-        seen.append(args[4] if len(args) > 4 else kwargs["control"])
+        seen.append(args[6])
         return executor(*args, **kwargs)
 
     def run(tiles: bool) -> list[dict]:
