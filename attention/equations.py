@@ -171,7 +171,9 @@ def conditioned_attention(
     out = [attention(queries[0], with_picture(keys, keys[1:]), with_picture(values, values[1:]), None)]
     for number in range(1, kinds):
         seen = (with_picture(x, x[number : number + 1]) for x in (keys, values))
-        out.append(attention(queries[number], *seen, None))
+        own = queries[number].split((text, queries[number].shape[tokens] - text), dim=tokens)[1]
+        # Nobody sees a condition's text, so it need not look.
+        out.append(torch.nn.functional.pad(attention(own, *seen, None), (0, 0, text, 0)))
     return torch.stack([each.unflatten(0, (parts, -1)) for each in out], dim=1).flatten(0, 2)
 
 

@@ -42,7 +42,7 @@ BLURS = (5.0, 15.0, 30.0)
 PLANES = {"object in focus": 1.0, "background in focus": 0.0}
 STEPS = 28
 # Pictures that go through the model together.
-_TOGETHER = 8
+_TOGETHER = 4
 _LINE_SECONDS = 30.0
 
 
