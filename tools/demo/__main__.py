@@ -367,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
         judging.add_argument("--cases", type=int, default=cases)
         judging.add_argument("--seed", type=int, default=0)
         judging.set_defaults(command=command, **({"family": "unet"} if name == "carriers" else {}))
-        if name == "judge":
+        if name in ("judge", "carriers"):
             judging.add_argument("--by", choices=("adapter", "words", "lora"), default="adapter", help="the dial")
             judging.add_argument("--lora", type=Path, metavar="FILE", help="for --by lora, as `slider` writes it")
             judging.add_argument("--layout", type=float, default=0.0, help="by words: share of steps before they count")
