@@ -76,7 +76,7 @@ def test_a_model_is_measured_on_a_running_server(server, tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text('a red heart before teal lights\n\nan orange "square" before plum tiles\n', encoding="utf-8")
     options = ["--running", str(server.port), "--prompts", str(prompts), "--output", str(tmp_path / "out")]
-    assert paper.main([*options, "--set", "sampler.steps=8"]) == 0
+    assert paper.main(options) == 0
     said = capsys.readouterr().out
     folder = tmp_path / "out" / "protocol-1"
     with (folder / paper.CSV).open(newline="", encoding="utf-8") as stream:
