@@ -96,14 +96,25 @@ class Focus:
         expect(self.element.get_by_text("preview", exact=True)).to_be_visible(timeout=20_000)
         return self
 
+    def box(self, target: Locator) -> dict[str, float]:
+        """Where an element lies, once it rests: widgets that come or go move everything below them."""
+        before = None
+        for _ in range(50):
+            box = target.bounding_box()
+            if box and box == before:
+                return box
+            before = box
+            self.page.wait_for_timeout(150)
+        raise AssertionError(f"{target} does not come to rest: {before}")
+
     def click(self, place: tuple[float, float], **options: Any) -> None:
-        box = self.frame.bounding_box()
+        box = self.box(self.frame)
         at = {"x": place[0] * box["width"], "y": place[1] * box["height"]}
         self.frame.click(position=at, **options)
 
     def drag(self, *places: tuple[float, float]) -> None:
         """Press on a place of the picture, move over the others, let go."""
-        box = self.frame.bounding_box()
+        box = self.box(self.frame)
         for number, (x, y) in enumerate(places):
             self.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
             if not number:
@@ -112,7 +123,7 @@ class Focus:
 
     def touch(self, target: Locator, *places: tuple[float, float]) -> None:
         """Put a finger on a place of an element, move it over the others, lift it."""
-        box, devtools = target.bounding_box(), self.host.context.new_cdp_session(self.page)
+        box, devtools = self.box(target), self.host.context.new_cdp_session(self.page)
         for number, (x, y) in enumerate(places):
             kind = "touchMove" if number else "touchStart"
             point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
