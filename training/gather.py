@@ -56,8 +56,7 @@ def gather(
         OSError: when the disk refuses.
     """
     manifest = folder / MANIFEST_NAME
-    rows = {row.get("picture"): row for row in raw_rows(manifest, name)} if manifest.exists() else {}
-    before = len(rows)
+    rows = raw_rows(manifest, name) if manifest.exists() else []
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = partial(folder)
     try:
@@ -74,10 +73,12 @@ def gather(
             os.replace(path, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    rows |= {row["picture"]: row for row in added}
+    new = {row["picture"]: row for row in added}
+    # In their old places: a run is gone on with on the same rows in the same order. Rows of its owner's may share one.
+    rows = [new.pop(str(row.get("picture")), row) for row in rows]
     # Last, so that it never names what is not there.
-    write_manifest(manifest, rows.values())
-    return len(rows) - before
+    write_manifest(manifest, [*rows, *new.values()])
+    return len(new)
 
 
 def _write(folder: Path, image: Tensor, disparity: Tensor, mask: Tensor, caption: str) -> dict[str, object]:

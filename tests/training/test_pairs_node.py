@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -265,6 +266,19 @@ def test_pictures_of_the_graph_that_training_cannot_use_are_named_and_none_is_ke
     with pytest.raises(ValueError, match=f"(?s){message}"):
         from_graph(**made() | change)
     assert not [path for path in sets.rglob("*") if path.is_file()]
+
+
+def test_rows_that_its_owner_wrote_stay_in_a_set(sets):
+    from_graph(**made(1))
+    manifest = sets / "mine" / "manifest.jsonl"
+    row = json.loads(manifest.read_text(encoding="utf-8"))
+    rows = [row, {**row, "focus": 1.0}]
+    save_lines(manifest, *rows)
+    assert "1 new of 1" in from_graph(**made(1, seed=1)).result[2]
+    assert "0 new of 1" in from_graph(**made(1)).result[2]
+    kept = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    assert kept[:2] == rows
+    assert len(kept) == 3
 
 
 def test_a_name_of_a_set_stays_in_its_folder(sets):
