@@ -38,6 +38,8 @@ _FILES_WATCHED = 4000
 _PATH_SHOWN = 200
 # No system takes longer paths; following the links of one of 100,000 folders takes seconds.
 _LONGEST_PATH = 32_767
+# Characters. Each takes at most six bytes of a manifest's line, which has 64 kB.
+_LONGEST_CAPTION = 10_000
 # Blurs look the same at any size, and rendering costs its fourth power.
 _SHOWN_SCENES, _SHOWN_BLURS, _SHOWN_SIZE = 3, 4, 192
 
@@ -194,6 +196,9 @@ def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: st
         raise ValueError(
             f"There are {len(texts)} captions for {count} pictures, expected one for all or one a line for each."
         )
+    longest = max(map(len, texts))
+    if longest > _LONGEST_CAPTION:
+        raise ValueError(f"A caption has {longest} characters, expected at most {_LONGEST_CAPTION}. Shorten it.")
     if not torch.isfinite(images).all():
         raise ValueError("The pictures have NaN or infinite values. Decode them again in full precision (--fp32-vae).")
     masks = masks[None] if masks.ndim == 2 else masks

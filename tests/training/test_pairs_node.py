@@ -257,6 +257,7 @@ def test_distances_with_a_sky_at_infinity_focus_on_the_subject(sets):
         ({"images": torch.full((3, 80, 80, 3), float("nan"))}, "The pictures have NaN or infinite values"),
         ({"masks": torch.ones(2, 80, 80)}, "There are 2 masks for 3 pictures, expected one each"),
         ({"captions": "a\nb"}, "There are 2 captions for 3 pictures, expected one for all"),
+        ({"captions": "a" * 70_000}, "A caption has 70000 characters, expected at most 10000"),
         ({"masks": torch.zeros(3, 80, 80)}, r"bad rows\. Mend or remove them\..*is empty"),
         ({"depth": torch.full((3, 80, 80, 3), 0.5)}, "has the same value"),
         ({"images": torch.rand(3, 40, 40, 3)}, "expected a short side of at least 64 px"),
