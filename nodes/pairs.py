@@ -201,7 +201,7 @@ def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: st
         raise ValueError(f"A caption has {longest} characters, expected at most {_LONGEST_CAPTION}. Shorten it.")
     if not torch.isfinite(images).all():
         raise ValueError("The pictures have NaN or infinite values. Decode them again in full precision (--fp32-vae).")
-    masks = masks[None] if masks.ndim == 2 else masks
+    masks = masks.reshape(-1, *masks.shape[-2:])
     if len(masks) != count:
         raise ValueError(
             f"There are {len(masks)} masks for {count} pictures, expected one each: the subject. Where a picture has "
