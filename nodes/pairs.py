@@ -256,8 +256,8 @@ def _place(path: str, folders: Sequence[Path]) -> Path:
     shown = path if len(path) <= _PATH_SHOWN else f"{path[:_PATH_SHOWN]}..."
     raise ValueError(
         f'The path of the pairs is "{shown}", and there is no manifest (.jsonl) or folder "{shown}" in the input '
-        f"folder, nor in a folder that extra_model_paths.yaml lists as {LISTED}. Put the pictures there, or choose "
-        f'"{_PROCEDURAL}".'
+        f"folder, in output/{LISTED} or in a folder that extra_model_paths.yaml lists as {LISTED}. Put the pictures "
+        f'there, or choose "{_PROCEDURAL}".'
     )
 
 
