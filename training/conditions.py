@@ -85,7 +85,8 @@ class ConditionNetwork(Network):
         pieces, _ = read_pieces(genfocus.tensors, model, genfocus.source)
         self.clone = install_conditions(model, pieces, self.conditions)
         (patcher,) = self.clone.get_additional_models_with_key(LORA)
-        self.module = module = patcher.model.float().requires_grad_(True)
+        # Where the gradients are needed: the host moves such weights for sampling alone.
+        self.module = module = patcher.model.to(self.device, torch.float32).requires_grad_(True)
         self.weights: dict[str, nn.Parameter] = {}
         numbers = {(piece.module, piece.columns): number for number, piece in enumerate(pieces)}
         for name, place in _places(model).items():

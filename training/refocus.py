@@ -68,4 +68,4 @@ class SceneExamples:
     def identity(self) -> Identity:
         one = self.draw([torch.Generator().manual_seed(0)])
         # Latents tell the VAE, and the mean over the tokens the text encoder.
-        return {"examples": self.kind, "VAE": one.latents, "text encoder": one.context.mean(1)}
+        return {"examples": self.kind, "VAE": one.latents.cpu(), "text encoder": one.context.mean(1).cpu()}
