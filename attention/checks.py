@@ -37,9 +37,9 @@ def check_sampler(sampler: Any) -> None:
     if is_adaptive(sampler):
         name = _sampler_name(sampler)
         raise ValueError(
-            f"The pivot follows a given latent, but the sampler ({name.removesuffix('_function')}) chooses its steps "
-            "by its own error, which rows that follow a latent make meaningless. Choose a sampler with fixed steps, "
-            "such as euler, heun, dpmpp_2m or dpmpp_2m_sde, or a pivot without a latent."
+            "Rows of this run follow a given latent (that of Bokeh Pivot, or Genfocus' photo), but the sampler "
+            f"({name.removesuffix('_function')}) chooses its steps by its own error, which such rows make meaningless. "
+            "Choose a sampler with fixed steps, such as euler, heun, dpmpp_2m or dpmpp_2m_sde."
         )
 
 
