@@ -261,7 +261,9 @@ class Hooks:
         def call(inputs: tuple) -> Tensor:
             return self._in_turns(executor, run, negative, grounded, inputs, transformer_options, kwargs)
 
-        inputs, on_tile = (x, t, c_concat, c_crossattn, control), report(transformer_options, sigma)
+        inputs = x, t, c_concat, c_crossattn, control
+        # Counting the steps waits for the device, which calls without tiles need not do.
+        on_tile = report(transformer_options, sigma) if tiled else None
         while True:
             try:
                 with run.shared_noise.paused() if run.shared_noise else nullcontext(), self.running:
