@@ -199,7 +199,9 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         tensors, info = load_checkpoint(path)
         check_same(path, info["model"], fingerprint(self.network.clone.model.diffusion_model), "model")
-        check_same(path, info["recipe"], self.recipe.identity(self.processes.size), "recipe")
+        # What a checkpoint's recipe has not got came to recipes later, and its default is what was done before.
+        recipe = Recipe().identity(1) | info["recipe"]
+        check_same(path, recipe, self.recipe.identity(self.processes.size), "recipe")
         texts, near = self._split_identity()
         check_same(path, info["data"], texts, "data")
         saved = {name.removeprefix(_IDENTITY): found for name, found in tensors.items() if name.startswith(_IDENTITY)}

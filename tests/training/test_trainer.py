@@ -16,7 +16,7 @@ from sampling import ksample
 
 from bokeh.attention.install import install
 from bokeh.attention.rows import Pivot, Plan
-from bokeh.training.checkpoint import TrainingError, load_checkpoint
+from bokeh.training.checkpoint import TrainingError, load_checkpoint, save_checkpoint
 from bokeh.training.network import Network
 from bokeh.training.pictures import Text
 from bokeh.training.recipe import draw_units, join
@@ -227,6 +227,16 @@ def test_the_rate_falls_over_the_last_share_of_the_steps_interrupted_or_not(mode
         train(tmp_path / "parts", stop_after=6)
     assert train(tmp_path / "parts").losses == whole.losses
     assert rates[8:] == rates[:8]
+
+
+def test_a_checkpoint_from_before_a_setting_goes_on_with_its_default(model, tmp_path):
+    Trainer(model, Blobs(), recipe(), tmp_path).run(1)
+    tensors, info = load_checkpoint(tmp_path / CHECKPOINT)
+    del info["recipe"]["by_row"]
+    save_checkpoint(tmp_path / CHECKPOINT, tensors, info)
+    assert Trainer(model, Blobs(), recipe(), tmp_path).step == 1
+    with pytest.raises(TrainingError, match="another recipe: by_row False there and True here"):
+        Trainer(model, Blobs(), recipe(by_row=True), tmp_path)
 
 
 def test_another_recipe_or_model_is_refused_naming_the_difference(model, tmp_path):
