@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io, ui
 
 from ..host import as_app_result
@@ -70,9 +68,8 @@ def shown(sweep: Sweep, files: list[dict], size: tuple[int, int]) -> dict:
         files: where the picture of each row is.
         size: width and height of every picture in px.
     """
-    one_scene = replace(sweep, values=sweep.values[: sweep.levels], captions=sweep.captions[: sweep.levels], scenes=1)
     captions = sweep.captions or (None,) * len(sweep)
-    rows = zip(files, sweep.values, one_scene.labels * sweep.scenes, captions, strict=True)
+    rows = zip(files, sweep.values, sweep.one_scene.labels * sweep.scenes, captions, strict=True)
     return {
         "name": sweep.name,
         "pivot": sweep.pivot,
