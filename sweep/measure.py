@@ -90,7 +90,7 @@ def _measure_scene(
     if mask is not None:
         regions["subject"] = measures.subject_area(mask, images)
         regions["background"] = measures.background_area(mask, images)
-    kept_area = _kept_area(images, sweep) if mask is None else regions["subject"]
+    kept_area = _kept_area(images, sweep, regions.get("subject"))
 
     sharpness = {name: ([], [], [], []) for name in regions}
     kept, alignment, ms_ssim, psnr = [], [], [], []
@@ -175,10 +175,13 @@ def _beyond(images: Tensor) -> list[str]:
     ]
 
 
-def _kept_area(images: Tensor, sweep: Sweep) -> Tensor | None:
-    """Where sharpness is to be kept in a sweep over the blur without a mask, [1, H, W]."""
-    if sweep.name != "blur" or sweep.sharpest_row == sweep.softest_row:
+def _kept_area(images: Tensor, sweep: Sweep, subject: Tensor | None) -> Tensor | None:
+    """Where sharpness is to be kept in a sweep over the blur, [1 or B, H, W]: the subject where it is known."""
+    # Of another sweep the lowest value is not that of the sharpest picture.
+    if sweep.name != "blur":
         return None
+    if subject is not None or sweep.sharpest_row == sweep.softest_row:
+        return subject
     ends = (measures.as_shown(images[row][None])[0] for row in (sweep.sharpest_row, sweep.softest_row))
     area = trend.part_in_focus(*ends)
     return None if area is None else area[None]

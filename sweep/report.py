@@ -51,7 +51,8 @@ class Report:
     Attributes:
         sweep: values and pivot of the pictures, of one scene.
         areas: the whole picture; with a mask also the subject and the background.
-        kept: share of its sharpness that the subject keeps (``trend.kept_sharpness``), None where not defined.
+        kept: share of its sharpness that the subject keeps (``trend.kept_sharpness``), None where not defined and for
+            a sweep over something else than the blur.
         alignment: ``measures.alignment`` to the picture of ``sweep.reference_row``.
         ms_ssim: multi-scale SSIM to it.
         psnr: in dB to it, None (infinite) for an equal picture.

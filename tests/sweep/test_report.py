@@ -288,8 +288,12 @@ def test_a_plain_picture_that_does_not_fit_is_named():
     )
 
 
-def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur():
-    text = markdown(measure_sweep(pictures(), Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)))
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sweep_over_alpha_is_not_said_to_follow_a_blur(masked):
+    sweep = Sweep((0.0, 0.3, 0.6, 1.0), name="alpha", decimals=2)
+    report = measure_sweep(pictures(), sweep, left_half() if masked else None)
+    assert report.score is report.kept_sharpness is None
+    text = markdown(report)
     assert "**LVCorr (alpha) " in text
     assert "how sharpness falls with the alpha; whole picture." in text
     assert "(K)" not in text
