@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import comfy.model_management
@@ -178,8 +179,7 @@ class BokehRender(io.ComfyNode):
         sweep = None
         if focus is None:
             values = _parse(blurs) if lens_blur is None else (lens_blur,)
-            disparity, metric, notes = _disparity(depth, depth_is, depth_range, image)
-            tell()
+            disparity, metric, notes = _disparity(depth, depth_is, depth_range, image, tell)
             if repair:
                 disparity = torch.stack([repaired(maps, tell) for maps in disparity])
             if lens_blur is not None and not metric:
@@ -213,11 +213,13 @@ def _parse(blurs: str) -> tuple[float, ...]:
     return parse_values(blurs, _BLURS)
 
 
-def _disparity(depth: Tensor | None, depth_is: str, depth_range: str, image: Tensor) -> tuple[Tensor, bool, list[str]]:
+def _disparity(
+    depth: Tensor | None, depth_is: str, depth_range: str, image: Tensor, on_map: Callable[[], None]
+) -> tuple[Tensor, bool, list[str]]:
     """Disparity [B, H, W], whether it is in 1/m, and sentences for the user."""
     if depth is None:
         raise ValueError("There is no depth. Connect the picture's depth map, or the focus of Bokeh Focus.")
-    return read_disparity(depth, depth_is, len(image), tuple(image.shape[1:3]), depth_range)
+    return read_disparity(depth, depth_is, len(image), tuple(image.shape[1:3]), depth_range, on_map)
 
 
 def _focused(disparity: Tensor, metric: bool, plane: Tensor, blurs: tuple[float, ...]) -> tuple[Focus, Sweep]:
