@@ -46,18 +46,23 @@ def windows_sharpness(images: Tensor, area: Tensor | None = None) -> Tensor:
     """Mean over windows of ln(mean square of the Laplacian), [B]; over those in ``area`` (booleans [1 or B, H, W])."""
     squares = laplacian(images).square()
     inside = torch.ones_like(squares[:1]) if area is None else area.to(squares)
-    total, share = _windows(squares * inside), _windows(inside)
+    # No pixel is left out: an area may lie in the last rows alone.
+    side = _side(squares)
+    spare = (0, -squares.shape[2] % side, 0, -squares.shape[1] % side)
+    squares, inside = F.pad(squares, spare), F.pad(inside, spare)
+    total, share = _windows(squares * inside, side), _windows(inside, side)
     logarithms = (total / share.clamp(min=1e-6) + STEP).log() * share
     return logarithms.sum((1, 2)) / share.sum((1, 2))
 
 
-def _windows(maps: Tensor) -> Tensor:
-    """Means [B, rows, columns] over windows of a sixteenth of the longer side."""
-    return F.avg_pool2d(maps[:, None], _side(maps))[:, 0]
+def _windows(maps: Tensor, side: int) -> Tensor:
+    """Means [B, rows, columns] over windows."""
+    return F.avg_pool2d(maps[:, None], side)[:, 0]
 
 
 def _side(maps: Tensor) -> int:
-    return max(1, round(max(maps.shape[1:]) / WINDOWS))
+    """Of windows: a sixteenth of the longer side in px, but no more than the shorter one."""
+    return max(1, min(round(max(maps.shape[1:]) / WINDOWS), *maps.shape[1:]))
 
 
 def lvcorr_k(values: Sequence[float], variances: Sequence[float]) -> float | None:
@@ -116,7 +121,7 @@ def part_in_focus(sharpest: Tensor, softest: Tensor) -> Tensor | None:
     """
     squares = laplacian(torch.stack([sharpest, softest])).square()
     side = _side(squares)
-    before, after = _windows(squares)
+    before, after = _windows(squares, side)
     structured = before > max(FLAT, STRUCTURED * before.mean().item())
     if not structured.any():
         return None

@@ -63,6 +63,16 @@ def test_kept_sharpness_by_hand():
     assert trend.kept_sharpness((0.0, 1.0), 0) is None
 
 
+def test_windows_take_every_pixel_whatever_the_shape():
+    images = torch.rand(2, 100, 72, 3, generator=torch.Generator().manual_seed(0))
+    area = torch.zeros(1, 100, 72, dtype=torch.bool)
+    # Windows of 6 px end at row 96.
+    area[:, 98:] = True
+    assert trend.windows_sharpness(images, area).isfinite().all()
+    assert trend.windows_sharpness(images.reshape(2, 16, -1, 3)).isfinite().all()
+    assert trend.part_in_focus(*images.reshape(2, 16, -1, 3)).shape == (16, 450)
+
+
 def photo() -> tuple[torch.Tensor, torch.Tensor]:
     """A portrait [H, W, 3], and a mask of its subject [H, W]."""
     with Image.open(Path(get_data_path(), "sample_data", "grace_hopper.jpg")) as picture:
