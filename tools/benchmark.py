@@ -35,13 +35,17 @@ def main() -> int:
 
 
 class PeakMemory:
-    """The most memory in use while a block runs, above what was in use before; bytes."""
+    """The most memory in use while a block runs, above what was in use before; bytes. Of the GPU where there is one, or
+    of the device that is named."""
+
+    def __init__(self, device: str | None = None) -> None:
+        self.device = device
 
     def __enter__(self) -> PeakMemory:
         import psutil
         import torch
 
-        self.cuda = torch.cuda.is_available()
+        self.cuda = torch.cuda.is_available() if self.device is None else self.device == "cuda"
         self.peak = 0
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()

@@ -43,7 +43,7 @@ def growth(device: str) -> None:
     for height, width in ((1024, 1024), (2048, 2048), (4000, 6000)):
         image, depths = _scenes(height, width, device)
         silence = Silence()
-        with PeakMemory() as memory:
+        with PeakMemory(device) as memory:
             ours = _seconds(lambda: _render(image, depths["64 flat things"], True, silence), device)  # noqa: B023
         each = ours / (height * width)
         small = small or each
