@@ -16,8 +16,9 @@
 - ``size``: ``width`` and ``height`` of the pictures in px;
 - ``seed`` of the sampler, null if not known;
 - ``files``: names of the ``levels`` (a list), of the ``sheet`` and of the ``animation`` (null without one);
-- ``measures`` over the whole picture: ``laplacian_variance`` (a list), and ``lvcorr_k`` and ``by_rank``, its
-  correlation with the values as in Genfocus and by rank (``trend``); null where not defined.
+- ``measures`` over the whole picture, as in the report: ``laplacian_variance`` (a list); ``lvcorr_k``, its correlation
+  with the values as in Genfocus; ``by_rank``, that of the sharpness of windows by rank (``trend``); null where not
+  defined.
 
 PNG files carry the given metadata as text chunks, the animation as EXIF, both the way the host's own do.
 """
@@ -42,7 +43,7 @@ from torch import Tensor
 from ..files import BadName, inside, partial
 from .measures import SMALLEST_SIDE, as_shown, laplacian_variance
 from .sheet import contact_sheet
-from .trend import by_rank, lvcorr_k
+from .trend import by_rank, lvcorr_k, windows_sharpness
 from .values import Sweep
 
 FORMAT, FORMAT_VERSION = "comfyui-bokeh-sweep", 1
@@ -156,10 +157,10 @@ def save_sweep(
     try:
         with explained(called or str(parent)):
             unfinished.mkdir(parents=True)
-            info, levels, variances = _png_info(texts), _level_names(sweep), []
+            info, levels, sharpness = _png_info(texts), _level_names(sweep), []
             for file, image in zip(levels, images, strict=True):
                 _picture(image).save(unfinished / file, pnginfo=info, compress_level=PNG_COMPRESSION)
-                variances.append(_variance(image))
+                sharpness.append(_sharpness(image))
                 step()
             sheet = contact_sheet(_fitted(images), sweep.labels, marks=sweep.pivot_rows)[0]
             _picture(sheet).save(unfinished / SHEET, pnginfo=info, compress_level=PNG_COMPRESSION)
@@ -177,7 +178,7 @@ def save_sweep(
                 "size": {"width": images.shape[2], "height": images.shape[1]},
                 "seed": seed,
                 "files": {"levels": levels, "sheet": SHEET, "animation": animation},
-                "measures": _measures(sweep.values, variances),
+                "measures": _measures(sweep.values, sharpness),
             }
             text = json.dumps(description, indent=2, allow_nan=False) + "\n"
             (unfinished / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -347,18 +348,21 @@ def _exif(texts: Mapping[str, str]) -> Image.Exif:
     return exif
 
 
-def _variance(image: Tensor) -> float | None:
+def _sharpness(image: Tensor) -> tuple[float, float] | None:
+    """Variance of the Laplacian, and sharpness of windows."""
     if min(image.shape[:2]) < SMALLEST_SIDE or not image.isfinite().all():
         return None
-    return laplacian_variance(as_shown(image[None])).item()
+    shown = as_shown(image[None])
+    return laplacian_variance(shown).item(), windows_sharpness(shown).item()
 
 
-def _measures(values: Sequence[float], variances: list[float | None]) -> dict:
-    known = None not in variances
+def _measures(values: Sequence[float], sharpness: list[tuple[float, float] | None]) -> dict:
+    variances = [found and found[0] for found in sharpness]
+    known = None not in sharpness
     return {
         "laplacian_variance": variances,
         "lvcorr_k": lvcorr_k(values, variances) if known else None,
-        "by_rank": by_rank(values, variances) if known else None,
+        "by_rank": by_rank(values, [windows for _, windows in sharpness]) if known else None,
     }
 
 

@@ -26,7 +26,7 @@ from saving import EXTRA, PROMPT, clone, description, film, listing, pictures, s
 from bokeh.sweep.export import ExportError, save_sweep
 from bokeh.sweep.measures import laplacian_variance
 from bokeh.sweep.sheet import contact_sheet
-from bokeh.sweep.trend import lvcorr_k
+from bokeh.sweep.trend import by_rank, lvcorr_k
 from bokeh.sweep.values import Sweep
 
 
@@ -86,6 +86,13 @@ def test_description_says_what_the_pictures_are(output):
     assert measures["lvcorr_k"] == pytest.approx(lvcorr_k(values, variances.tolist()), rel=1e-6)
     assert measures["by_rank"] == pytest.approx(1.0)
     assert list(measures) == ["laplacian_variance", "lvcorr_k", "by_rank"]
+    # Something small that is sharp hides in the variance what happens beside it.
+    images *= torch.linspace(0.6, 0.2, 4)[:, None, None, None]
+    images[:, :8, :8] = torch.eye(8)[..., None] * torch.linspace(0.4, 1, 4)[:, None, None, None]
+    save(images, Sweep(values))
+    measures = description(output / "bokeh" / "sweep_00002_")["measures"]
+    assert by_rank(values, measures["laplacian_variance"]) < 0.5
+    assert measures["by_rank"] == pytest.approx(1)
 
 
 def test_measures_that_are_not_defined_are_null(output):
