@@ -79,7 +79,8 @@ def subject_area(mask: Tensor, images: Tensor) -> Tensor:
     Raises:
         ValueError: when size or number do not fit the pictures, or nothing is masked.
     """
-    area = mask.reshape(-1, *mask.shape[-2:]) > 0.5
+    # With --gpu-only pictures are on the GPU, and the masks of Load Image are not.
+    area = mask.reshape(-1, *mask.shape[-2:]).to(images.device) > 0.5
     (height, width), (rows, columns) = images.shape[1:3], area.shape[1:]
     if (rows, columns) != (height, width):
         raise ValueError(
