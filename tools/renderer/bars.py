@@ -53,7 +53,7 @@ class Case(NamedTuple):
     def exact(self) -> Tensor:
         return _kept(
             f"exact of {self.name}",
-            _code("optics/exact.py", "optics/defocus.py", "tools/renderer/scenes.py"),
+            _code("optics/exact.py", "optics/defocus.py", "optics/light.py", "tools/renderer/scenes.py"),
             lambda: render_exactly(self.image, self.disparity, self.focus, self.blur),
         )
 
@@ -63,6 +63,7 @@ def to_truth() -> None:
     exact renderer, of ours without and with layers, and of one that is told all but what is hidden."""
     print("\nto what a lens shows, dB, then error gradient on old outlines (of 255):")
     print(f"  {'':26}{'exact':>8}{'levels':>8}{'layers':>8}{'best':>8}")
+    scenes_code = _code("tools/renderer/scenes.py", "optics/defocus.py", "optics/light.py")
     every: list[tuple[float, ...]] = []
     outlines: list[tuple[float, ...]] = []
     borders: list[float] = []
@@ -74,12 +75,12 @@ def to_truth() -> None:
                 case = Case(f"{kind} {focus} {blur}", image, disparity, focus, blur)
                 true = _kept(
                     f"truth of {case.name}",
-                    _code("tools/renderer/scenes.py"),
+                    scenes_code,
                     lambda case=case, layers=layers: scenes.truth(layers, case.focus, case.blur),
                 )
                 best = _kept(
                     f"best of {case.name}",
-                    _code("tools/renderer/scenes.py"),
+                    scenes_code,
                     lambda case=case, layers=layers: scenes.truth(scenes.without_hidden(layers), case.focus, case.blur),
                 )
                 made = case.exact(), case.rendered(), case.rendered(behind=True), best
