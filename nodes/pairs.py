@@ -14,7 +14,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..files import plain_name
-from ..optics.depth import EACH, disparity_of, metric_disparity_of
+from ..optics.depth import EACH
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
 from ..training.entries import Entry, within
@@ -24,13 +24,12 @@ from ..training.manifest import check_rows, named_files, read_manifest
 from ..training.pairs import STEP, ManifestPairs
 from ..training.pictures import Dataset
 from ..training.scenes import SIZE, Scenes
+from .depth import BRIGHT, DARK, INVERSE, METRES, read_disparity
 from .schema import PAIRS, fingerprint, schema, without_places
 
 _PROCEDURAL = "procedural scenes"
 _MANIFEST = "manifest or folder"
 _GRAPH = "pictures of the graph"
-# As in Bokeh Render.
-_BRIGHT, _DARK, _METRES, _INVERSE = "near is bright", "near is dark", "metres", "1/m"
 # Folders that the owner opens to workflows, in extra_model_paths.yaml.
 LISTED = "bokeh_pairs"
 # Files whose change is noticed; more would be asked for at every queue, over a network too.
@@ -122,7 +121,7 @@ class BokehPairs(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "depth_is",
-                    options=[_BRIGHT, _DARK, _METRES, _INVERSE],
+                    options=[BRIGHT, DARK, METRES, INVERSE],
                     optional=True,
                     tooltip="What the depth shows: grey with near things bright (Depth Anything, MiDaS) or dark; "
                     "distances in metres; or their inverse.",
@@ -156,7 +155,7 @@ class BokehPairs(io.ComfyNode):
         depth=None,
         masks=None,
         captions: str = "",
-        depth_is: str = _BRIGHT,
+        depth_is: str = BRIGHT,
     ) -> io.NodeOutput:
         if source == _PROCEDURAL:
             pairs = shown = Scenes()
@@ -207,16 +206,13 @@ def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: st
             f"There are {len(masks)} masks for {count} pictures, expected one each: the subject. Where a picture has "
             "several, put them into one mask."
         )
-    own = depth.shape[1:3]
-    if depth_is in (_METRES, _INVERSE):
-        disparity, _ = metric_disparity_of(depth, depth_is == _METRES, count, own)
-    else:
-        disparity, _ = disparity_of(depth, depth_is == _BRIGHT, count, own, EACH)
+    stopped = comfy.model_management.throw_exception_if_processing_interrupted
+    disparity, *_ = read_disparity(depth, depth_is, count, tuple(depth.shape[1:3]), EACH, stopped)
     bar = ProgressBar(count)
 
     def on_progress(done: int, total: int) -> None:
         bar.update_absolute(done, total)
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stopped()
 
     name = f"{LISTED}/{path.strip()}"
     try:
