@@ -8,7 +8,7 @@ from .values import format_value
 # Begin the lines of the summary; `tools/sweep.py` prints these.
 SCORE, CONSISTENCY, LVCORR, KEPT = "Bokeh score", "Consistency", "LVCorr", "Kept sharpness"
 LPIPS = "LPIPS (VGG, neighbours)"
-# Rows of scenes and levels alike that a person reads.
+# Of an area and of a scene, the columns of both tables.
 _NUMBERS = ("by_rank", "in_order", "lvcorr_k", "lvcorr_reference")
 
 
