@@ -56,11 +56,13 @@ class Discs:
                 self._spectra[key] = self._spectrum(signed, side, octave)
             return torch.fft.irfft2(spectrum.mul_(self._spectra[key]), s=(side, side))
         out = torch.zeros_like(light)
-        across = ((torch.arange(side, device=self.device) - margin + 0.5) * 2**octave / self.tile).clamp_(0, 1)
-        for down, rows in enumerate((1 - across, across)):
-            for right, columns in enumerate((1 - across, across)):
-                place = top + down * self.tile, left + right * self.tile
-                disc = self._spectrum(signed, side, octave, place)
+        # The last tiles end where the picture does: beyond it no disc may be left.
+        spans = [min(self.tile, whole - start) for whole, start in zip(self.size, (top, left), strict=True)]
+        steps = (torch.arange(side, device=self.device) - margin + 0.5) * 2**octave
+        down, right = ((steps / span).clamp_(0, 1) for span in spans)
+        for y, rows in ((top, 1 - down), (top + spans[0], down)):
+            for x, columns in ((left, 1 - right), (left + spans[1], right)):
+                disc = self._spectrum(signed, side, octave, (y, x))
                 out.addcmul_(rows[:, None] * columns, torch.fft.irfft2(spectrum * disc, s=(side, side)))
         return out
 

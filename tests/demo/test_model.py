@@ -287,11 +287,11 @@ def test_the_adapter_called_demo_runs_the_slider_and_the_sweep(demo, files, monk
 
 def test_the_adapter_called_demo_is_listed_and_missed_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(adapter_folder, "DEMO_FOLDER", tmp_path)
-    assert adapter_folder.adapter_choices()[-1] == "demo"
+    assert adapter_folder.adapter_choices()[-3:] == ["demo", "demo: all in focus", "demo: refocus"]
     with pytest.raises(AdapterError) as caught:
         adapter_folder.adapter_path("demo")
     assert str(caught.value) == (
-        "adapter.safetensors: there is no such file. The demo adapter comes with the Bokeh pack: install the pack "
+        "adapter.safetensors: there is no such file. The demo adapters come with the Bokeh pack: install the pack "
         "again, or restore the file."
     )
 
