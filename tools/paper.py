@@ -94,10 +94,12 @@ def row_of(prompt: str, seed: int, report: Row) -> Row:
     return row
 
 
-def measure(client: HostClient, graph: Graph, prompts: list[str], options: argparse.Namespace, log: Any) -> list[Row]:
-    """Run the workflow with each prompt, seeds counting up; a row of numbers for each."""
+def measure(
+    client: HostClient, graph: Graph, prompts: list[str], options: argparse.Namespace, log: Any
+) -> tuple[list[Row], list[str]]:
+    """Run the workflow with each prompt, seeds counting up; a row of numbers for each, and what failed."""
     fit_separators(graph, client.object_info())
-    rows = []
+    rows, failed = [], []
     for number, prompt in enumerate(prompts):
         seed = options.first_seed + number
         set_input(graph, f"{options.prompt}={json.dumps(prompt)}")
@@ -110,11 +112,14 @@ def measure(client: HostClient, graph: Graph, prompts: list[str], options: argpa
             client.interrupt()
             raise
         except HostError as error:
-            status.finish("stopped")
-            raise SetupError(f"The run failed: {error}") from error
+            status.finish("left out, its run failed")
+            failed.append(f"{prompt}: {error}")
+            continue
         rows.append(row_of(prompt, seed, report_of(entry)))
         status.finish()
-    return rows
+    if not rows:
+        raise SetupError(f"No run came to its end. The last: {failed[-1]}")
+    return rows, failed
 
 
 def summary(rows: list[Row]) -> list[str]:
@@ -190,16 +195,18 @@ def run(options: argparse.Namespace) -> int:
     for assignment in options.set:
         set_input(graph, assignment)
     if options.running:
-        rows, python = measure(HostClient(options.running), graph, prompts, options, None), sys.executable
+        (rows, failed), python = measure(HostClient(options.running), graph, prompts, options, None), sys.executable
     else:
         host, server = prepared_server()
         with server:
             if options.flux and not options.workflow:
                 put_files(graph, flux_files(server.client, host))
-            rows, python = measure(server.client, graph, prompts, options, server.log_tail), host.python
+            (rows, failed), python = measure(server.client, graph, prompts, options, server.log_tail), host.python
     folder = new_folder(options.output, "protocol")
     save(rows, folder)
     print("\n".join(summary(rows)))
+    for line in failed:
+        print(f"Left out: {line}", file=sys.stderr)
     drawn = subprocess.run([str(python), __file__, str(folder)], env={**os.environ, INSIDE: "1"}, check=False)
     if drawn.returncode:
         print(f"The figure was not drawn: {python} is not ComfyUI's Python. The numbers are in {folder / CSV}.")
