@@ -229,12 +229,12 @@ def test_a_file_that_is_gone_names_its_row(scenes):
         ({"size": 60}, "training size is 60 px, expected a multiple of 16"),
         ({"size": 0}, "training size is 0 px"),
         ({"held_out": 0.6}, r"held-out share is 0.6, expected 0 to 0.5"),
-        ({"rows": []}, "no rows to train on"),
+        ({"entries": []}, "no rows to train on"),
     ],
 )
 def test_options_out_of_range_are_refused(options, expected):
     with pytest.raises(ValueError, match=expected):
-        ManifestPairs(**{"rows": [photo_row("a.jpg")], "size": 64} | options)
+        ManifestPairs(**{"entries": [photo_row("a.jpg")], "size": 64} | options)
 
 
 def test_the_picture_is_never_enlarged(tmp_path):

@@ -52,6 +52,7 @@ BUILD = """
 }
 """
 QUEUE = "() => { window.app.queuePrompt(0); }"
+STEPS = "(steps) => { window.app.graph.nodes[0].widgets.find(({ name }) => name === 'steps').value = steps; }"
 INTO_SUBGRAPH = """
 () => {
   const { graph, canvas } = window.app;
@@ -71,22 +72,25 @@ def test_levels_are_seen_while_they_are_sampled(page: HostPage, sweep_server: An
     page.page.evaluate(BUILD, 1)
     view = View(page)
     expect(view.element).to_have_attribute("data-state", "empty")
+    # So many that it is interrupted in the middle, however fast the machine.
+    page.page.evaluate(STEPS, 1000)
     page.page.evaluate(QUEUE)
     expect(view.element).to_have_attribute("data-preview", "", timeout=60_000)
-    expect(view.element.locator(".progress")).to_contain_text("of 60")
+    expect(view.element.locator(".progress")).to_contain_text("of 1000")
     # It can be looked through, but is not yet what can be saved or taken.
     view.press("End")
     view.expect_value(30, "blur 30")
     assert view.element.locator(".buttons").evaluate("(buttons) => buttons.inert")
     page.page.evaluate("() => window.comfyAPI.api.api.interrupt()")
     expect(view.element).to_have_attribute("data-state", "empty", timeout=20_000)
+    page.page.evaluate(STEPS, 10)
     page.queue()
     view.ready()
     expect(view.element).not_to_have_attribute("data-preview", "")
     shown = view.element.evaluate("(element) => element.shadowRoot.querySelector('canvas').width")
     assert shown == 128
     # What was there comes back when another run is stopped.
-    page.page.evaluate("() => { window.app.graph.nodes[0].widgets.find(({ name }) => name === 'seed').value = 2; }")
+    page.page.evaluate(STEPS, 1000)
     page.page.evaluate(QUEUE)
     expect(view.element).to_have_attribute("data-preview", "", timeout=60_000)
     page.page.evaluate("() => window.comfyAPI.api.api.interrupt()")
