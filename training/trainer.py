@@ -236,7 +236,8 @@ class Trainer:
         """Raise TrainingError when the model gives the adapter no gradients, before any time is spent on it."""
         try:
             with self.network.cuts() as cut:
-                self._loss(self._held_out()[0]).backward()
+                loss = self._loss(self._held_out()[0])
+                loss.backward()
         except OOM_EXCEPTION:
             raise
         # Quantised weights raise what the library behind them raises, other families what their forward expects.
@@ -247,6 +248,9 @@ class Trainer:
         self.optimizer.zero_grad()
         if cut or not reached:
             raise self.network.refusal(f"no gradient passes through {cut[0] if cut else 'some of its blocks'}")
+        # Such a loss would stay the best for ever, and later say that the learning rate is too high.
+        if not loss.isfinite():
+            raise self.network.refusal(f"its loss for a first picture is {loss.item()}")
 
     def _held_out(self) -> list[Unit]:
         if not self._held_out_units:

@@ -254,6 +254,17 @@ def test_another_recipe_or_model_is_refused_naming_the_difference(model, tmp_pat
         Trainer(model, Blobs(), recipe(), tmp_path)
 
 
+def test_a_model_that_gives_nan_is_refused_before_the_first_measurement(tmp_path):
+    broken = tiny_flux()
+    with torch.no_grad():
+        broken.model.diffusion_model.final_layer.linear.weight.fill_(float("nan"))
+    trainer = Trainer(broken, Blobs(), recipe(), tmp_path)
+    with pytest.raises(TrainingError, match="cannot be trained on: its loss for a first picture is nan"):
+        trainer.run(2)
+    assert not trainer.held_out
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_best_adapter_by_held_out_loss_is_kept(model, tmp_path):
     """One batch learned by heart: held-out pictures gain from it at first, if at all, and lose in the end."""
     settings = recipe(batch=2, learning_rate=0.1, average=0.0)
