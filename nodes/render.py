@@ -181,7 +181,9 @@ class BokehRender(io.ComfyNode):
             values = _parse(blurs) if lens_blur is None else (lens_blur,)
             disparity, metric, notes = _disparity(depth, depth_is, depth_range, image, tell)
             if repair:
-                disparity = torch.stack([repaired(maps, tell) for maps in disparity])
+                # A map that all pictures share is repaired once.
+                own = disparity[: len(depth)]
+                disparity = torch.stack([repaired(maps, tell) for maps in own]).expand_as(disparity)
             if lens_blur is not None and not metric:
                 notes.append(
                     "The blur of a lens counts for each 1/m, and this depth map has no unit: it was used as is."

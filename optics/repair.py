@@ -18,14 +18,11 @@ SURFACE = 4
 BAND = 256
 
 
-def with_hard_edges(disparity: Tensor) -> Tensor:
-    """Disparities [B, H, W] with the pixels between two surfaces put on the nearer of the two in value, rather the near
-    one: a ramp that crosses the plane of focus would draw a sharp contour. Slopes and hard edges stay."""
-    return torch.stack([repaired(maps) for maps in disparity])
-
-
 def repaired(disparity: Tensor, on_band: Callable[[], None] | None = None) -> Tensor:
-    """One of them, [H, W], band by band; ``on_band`` is called for each, several times a second."""
+    """A disparity map [H, W] with the pixels between two surfaces put on the nearer of the two in value, rather the
+    near one: a ramp that crosses the plane of focus would draw a sharp contour. Slopes and hard edges stay.
+
+    Band by band; ``on_band`` is called for each, several times a second."""
     least = STEP * (disparity.max() - disparity.min())
     made = torch.empty_like(disparity)
     for top in range(0, len(disparity), BAND):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..optics.depth import SHARED, disparity_of, focus_in
 from ..optics.render import render_depth
-from ..optics.repair import with_hard_edges
+from ..optics.repair import repaired
 from .measures import as_shown, subject_area
 from .trend import part_in_focus
 from .values import Sweep
@@ -95,9 +95,14 @@ def rendered(
     least = sweep.values[sharpest]
     if least > 0:
         notes.append(f"The reference starts from blur {least:g}: a sweep from 0 has one of its own sharp picture.")
-    disparity = with_hard_edges(disparity)
     made: dict[float, Tensor] = {least: sharp[None]}
     missing = sorted(set(sweep.values) - {least})
+
+    def on_band() -> None:
+        if on_part is not None:
+            on_part(0, max(1, len(missing)))
+
+    disparity = repaired(disparity[0], on_band)[None]
     for number, value in enumerate(missing):
 
         def on_share(done: int, parts: int, number: int = number) -> None:
