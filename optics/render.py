@@ -16,7 +16,7 @@ from .discs import Discs
 from .edges import parted
 from .levels import Levels
 from .light import light_by_strips, to_picture
-from .tiles import Scene, Sums, laid_over, placed, tile_sums, window_of
+from .tiles import Scene, Sums, laid_over, placed, tile_sums
 
 # Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
 TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
@@ -144,11 +144,11 @@ class _Work:
             self.tell(done)
             if before.any():
                 sums = self._sums(layer, Farther(more, layer.beyond), place, done, 0.0)
-                light, _ = laid_over(sums, layer.window(*place, self.side).signed)
+                light, _ = laid_over(sums)
                 light = torch.cat([light * before, before[None]])
                 hidden = light if hidden is None else hidden.add_(light)
         sums = self._sums(scene, more, place, done, share)
-        light, untouched = laid_over(sums, window_of(scene.signed, *place, self.side), hidden)
+        light, untouched = laid_over(sums, hidden)
         height, width = scene.shape
         here = slice(0, height - place[0]), slice(0, width - place[1])
         return light[(..., *here)], untouched[here]

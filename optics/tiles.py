@@ -62,7 +62,7 @@ class Scene(NamedTuple):
 
 class Sums(NamedTuple):
     """F, S and H [4, h, w], light and weight, m and what of it lies beyond a step [h, w] at the pixels of a tile; light
-    and weight [4, h, w] of what lies behind them but not beyond a step."""
+    and weight [4, h, w] of what lies behind them but not beyond a step; their signed radii [h, w]."""
 
     front: Tensor
     level: Tensor
@@ -70,15 +70,16 @@ class Sums(NamedTuple):
     shows: Tensor
     beyond: Tensor
     beside: Tensor
+    signed: Tensor
 
 
-def laid_over(sums: Sums, signed: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def laid_over(sums: Sums, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Light [3, h, w] of the sums, and where [h, w] a pixel got none but its own.
 
     ``hidden`` is what lies behind steps, light times how well it is known and that, [4, h, w]; elsewhere, and without
     it, the mean of the visible background stands for it.
     """
-    front, level, behind, shows, beyond, beside = sums
+    front, level, behind, shows, beyond, beside, signed = sums
     covered = front[3]
     shows = torch.where(behind[3] > NOTHING / 10, shows, 0)
     back = behind[:3] * (shows / behind[3].clamp(min=NOTHING / 10))
@@ -210,7 +211,7 @@ class _Seen:
         self.largest = max(abs(self.lowest), abs(self.highest))
         self.present = set(y.lower[:height, :width].unique().tolist())
         nothing = torch.zeros_like(y.signed)
-        self.sums = Sums(*nothing.repeat(3, 4, 1, 1), *nothing.repeat(2, 1, 1), nothing.repeat(4, 1, 1))
+        self.sums = Sums(*nothing.repeat(3, 4, 1, 1), *nothing.repeat(2, 1, 1), nothing.repeat(4, 1, 1), y.signed)
         limits = torch.tensor([beyond(value) for value in levels.values], device=nothing.device)
         index = y.lower.long()
         self.limits = limits[index], limits[index + 1]
