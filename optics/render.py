@@ -143,7 +143,7 @@ class _Work:
             before = layer.before(*place, self.side)
             self.tell(done)
             if before.any():
-                sums = self._sums(layer, Farther(more, layer.beyond), place, done, 0.0)
+                sums = self._sums(layer, Farther(more, layer.beyond), place, done, 0.0, before > 0)
                 light, _ = laid_over(sums)
                 light = torch.cat([light * before, before[None]])
                 hidden = light if hidden is None else hidden.add_(light)
@@ -154,12 +154,18 @@ class _Work:
         return light[(..., *here)], untouched[here]
 
     def _sums(
-        self, scene: Scene | Layer, more: Scene | Farther | None, place: tuple[int, int], done: float, share: float
+        self,
+        scene: Scene | Layer,
+        more: Scene | Farther | None,
+        place: tuple[int, int],
+        done: float,
+        share: float,
+        asked: Tensor | None = None,
     ) -> Sums:
         def on_level(level: int, levels: int) -> None:
             self.tell(done + share * level / levels)
 
-        return tile_sums(scene, more, self.levels, self.discs, *place, self.side, on_level)
+        return tile_sums(scene, more, self.levels, self.discs, *place, self.side, asked, on_level)
 
     def prepared(self) -> None:
         """Tell of a step before the first tile. How many there are shows only at the end."""

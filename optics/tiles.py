@@ -103,12 +103,16 @@ def tile_sums(
     top: int,
     left: int,
     side: int,
+    asked: Tensor | None,
     on_level: Callable[[int, int], None] | None,
 ) -> Sums:
-    """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for."""
+    """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for.
+
+    ``asked``: at which pixels [side, side] the sums are needed, all of the picture's without it; others are undefined.
+    """
     height, width = scene.shape
-    y = scene.window(top, left, side)
-    seen = _Seen(y, levels, min(side, height - top), min(side, width - left))
+    here = asked if asked is not None else (slice(height - top), slice(width - left))
+    seen = _Seen(scene.window(top, left, side), levels, here)
     done = 0
     for octave in sorted(set(levels.octaves)):
         cell = 2**octave
@@ -202,20 +206,19 @@ class _Sent:
 class _Seen:
     """What the pixels y of a tile get."""
 
-    def __init__(self, y: Scene, levels: Levels, height: int, width: int) -> None:
-        """``height`` and ``width``: how much of the tile lies in the picture."""
+    def __init__(self, y: Scene, levels: Levels, here: Tensor | tuple[slice, slice]) -> None:
+        """``here``: the pixels of the tile that count."""
         self.signed, self.lower, self.share, self.levels = y.signed, y.lower, y.share, levels
         self.radius = y.signed.abs()
-        inside = y.signed[:height, :width]
-        self.lowest, self.highest = inside.min().item(), inside.max().item()
+        self.lowest, self.highest = (extreme.item() for extreme in y.signed[here].aminmax())
         self.largest = max(abs(self.lowest), abs(self.highest))
-        self.present = set(y.lower[:height, :width].unique().tolist())
+        self.present = set(y.lower[here].unique().tolist())
         nothing = torch.zeros_like(y.signed)
         self.sums = Sums(*nothing.repeat(3, 4, 1, 1), *nothing.repeat(2, 1, 1), nothing.repeat(4, 1, 1), y.signed)
         limits = torch.tensor([beyond(value) for value in levels.values], device=nothing.device)
         index = y.lower.long()
         self.limits = limits[index], limits[index + 1]
-        self.nearest_limit = min(limit[:height, :width].min().item() for limit in self.limits)
+        self.nearest_limit = min(limit[here].min().item() for limit in self.limits)
 
     def lies_at(self, j: int) -> bool:
         """Whether level j is one of a pixel's two."""
