@@ -1,12 +1,11 @@
 /** Hides the widgets that change nothing at a node's present setting; its schema says when (`bokeh_idle`). */
 
 import { app } from "../../scripts/app.js";
+import { watch } from "./lib/canvas.js";
 
-function check(node) {
-  const { required, optional } = node.constructor.nodeData?.input ?? {};
-  const rules = Object.entries({ ...required, ...optional }).filter(([, [, options]]) => options?.bokeh_idle);
-  if (!rules.length) return;
+function check(node, rules) {
   const { graph, inputs, widgets } = node;
+  if (graph !== app.canvas.graph) return;
   const find = (list, wanted) => list.find(({ name }) => name === wanted);
   const linkInto = (name) => graph.getLink(find(inputs, name)?.link);
   // "input": linked to a node that runs; "input=value": set to that here.
@@ -31,5 +30,9 @@ function check(node) {
 
 app.registerExtension({
   name: "Bokeh.Idle",
-  setup: () => setInterval(() => app.canvas.graph?.nodes.forEach(check), 150),
+  nodeCreated(node) {
+    const { required, optional } = node.constructor.nodeData?.input ?? {};
+    const rules = Object.entries({ ...required, ...optional }).filter(([, [, options]]) => options?.bokeh_idle);
+    if (rules.length) watch(node, () => check(node, rules));
+  },
 });

@@ -44,13 +44,13 @@ summary, .foot a { color: var(--muted); cursor: pointer; text-decoration: underl
 /** The curves of a report: how sharp, and how much like the pivot's scene. */
 function panels({ levels, area }) {
   // Sharpness spans decades.
-  const sharpness = levels.map((level) => Math.log10(Math.max(level.laplacian[area], 1e-8)));
+  const of = (level) => Math.log10(Math.max(level.laplacian[area], 1e-8));
+  const sharpness = levels.map(of);
   const bottom = Math.min(...sharpness);
   const most = Math.max(...sharpness);
   // Half a decade at least: equal pictures are a level line, not magnified rounding.
   const low = Math.min(bottom, most - 0.5);
   const title = { picture: say("Sharpness"), background: say("Sharpness of the background") }[area];
-  const of = (level) => Math.log10(Math.max(level.laplacian[area], 1e-8));
   return [
     { title, ends: [say("soft"), say("sharp")], of, low, high: most },
     { title: say("Like the pivot's scene"), ends: ["0", "1"], of: (level) => level.alignment, low: 0, high: 1 },

@@ -43,7 +43,6 @@ sheet.replaceSync(`
     #2b2b2b;
 }
 .ring:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-.ring[aria-disabled="true"] { cursor: default; opacity: 0.45; }
 .marks { position: absolute; left: 50%; top: 0.35em; }
 .mark { position: absolute; translate: -50%; color: #bbb; font-size: 0.95em; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .mark.set { color: #ffd84a; font-weight: 600; }
