@@ -141,7 +141,7 @@ class Report:
                     "value": value,
                     "label": self.sweep.labels[row],
                     "laplacian": {area.area: area.laplacian[row] for area in self.areas},
-                    "reference": {area.area: area.reference[row] for area in self.areas if area.reference},
+                    "rendered": {area.area: area.reference[row] for area in self.areas if area.reference},
                     "brenner": {area.area: area.brenner[row] for area in self.areas},
                     "kept": None if self.kept is None else self.kept[row],
                     "alignment": self.alignment[row],

@@ -36,8 +36,6 @@ FLAT = (1e-3 / 255) ** 2
 WINDOWS = 16
 STRUCTURED = 0.1
 IN_FOCUS = 0.03
-
-
 # Added to the sharpness of a window before the logarithm, so that flat ones do not count: a step of 8 bits, squared.
 STEP = (1 / 255) ** 2
 

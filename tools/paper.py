@@ -89,8 +89,8 @@ def row_of(prompt: str, seed: int, report: Row) -> Row:
     for level in report["levels"]:
         row[f"laplacian {level['value']:g}"] = level["laplacian"]["picture"]
     for level in report["levels"]:
-        if "picture" in level["reference"]:
-            row[f"rendered {level['value']:g}"] = level["reference"]["picture"]
+        if "picture" in level["rendered"]:
+            row[f"rendered {level['value']:g}"] = level["rendered"]["picture"]
     return row
 
 
@@ -209,7 +209,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Left out: {line}", file=sys.stderr)
     drawn = subprocess.run([str(python), __file__, str(folder)], env={**os.environ, INSIDE: "1"}, check=False)
     if drawn.returncode:
-        print(f"The figure was not drawn: {python} is not ComfyUI's Python. The numbers are in {folder / CSV}.")
+        print(f"The figure was not drawn. The numbers are in {folder / CSV}.")
     print(folder.resolve())
     return 0
 
@@ -218,6 +218,7 @@ def main(arguments: list[str]) -> int:
     """Command line; the exit code."""
     if os.environ.get(INSIDE):
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec("matplotlib") is None:
+            print(f"{sys.executable} is not ComfyUI's Python, so it draws no figure.", file=sys.stderr)
             return 1
         load_pack()
         draw(Path(arguments[0]))

@@ -47,7 +47,8 @@ class Example(NamedTuple):
         strip: whether the levels are shown below.
         said: written on it where the example itself draws otherwise.
         kind: "blur", "words", "second" for a second pass, "photo" for Bokeh Render, "rack" for a pull of its focus,
-            "named" for a mask in place of the depth, or "alpha" for semantic bokeh, whose plain picture is at 1.
+            "named" for a mask in place of the depth, "alpha" for semantic bokeh, whose plain picture is at 1, or
+            "camera" for the example itself.
     """
 
     number: str
@@ -235,6 +236,7 @@ GRAPHS = {
     "photo": photo_graph,
     "rack": photo_graph,
     "named": named_graph,
+    "camera": camera_graph,
 }
 
 

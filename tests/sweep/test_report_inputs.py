@@ -64,7 +64,7 @@ def test_the_node_renders_a_reference_where_the_depth_is_known():
     assert numbers["lvcorr_reference"] > 0.999
     assert numbers["lvcorr_reference"] > numbers["lvcorr_k"]
     assert "**LVCorr (reference) 1.000**, kept sharpness " in text
-    assert [level["reference"]["picture"] for level in numbers["levels"]] == pytest.approx(
+    assert [level["rendered"]["picture"] for level in numbers["levels"]] == pytest.approx(
         [level["laplacian"]["picture"] for level in numbers["levels"]], rel=0.05
     )
     # A map a picture, of another size; that of the sharpest picture counts.

@@ -50,7 +50,7 @@ def test_files_of_flux_go_to_its_own_loaders_alone():
 
 
 def test_what_was_not_measured_is_said():
-    level = {"value": 0.0, "laplacian": {"picture": 0.1}, "reference": {}}
+    level = {"value": 0.0, "laplacian": {"picture": 0.1}, "rendered": {}}
     report = dict.fromkeys(paper.NUMBERS, None) | {"score": 0.5, "levels": [level]}
     rows = [paper.row_of("one", 1, report), paper.row_of("two", 2, report | {"lvcorr_k": 0.9, "score": 0.7})]
     first, *lines = paper.summary(rows)
