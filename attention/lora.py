@@ -137,15 +137,15 @@ class LoraModule(nn.Module):
     """The weights of a LoRA, for the host to load, count and offload, and the strengths of the rows that run now.
 
     Attributes:
-        strengths: of the rows of the batch in the model from the first to the last that have any; None while LoRAs are
-            off.
-        rows: number of these rows' first, and of rows in the batch.
+        rows: of the batch in the model, those from the first to the last that have a strength: number of the first,
+            how many they are, and how many the batch has; None while LoRAs are off.
+        strengths: theirs; None where all are 1.
     """
 
     def __init__(self, pieces: list[Piece], network: nn.Module, dtype: torch.dtype):
         super().__init__()
+        self.rows: tuple[int, int, int] | None = None
         self.strengths: Tensor | None = None
-        self.rows = 0, 0
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for piece in pieces:
             layer = network.get_submodule(piece.module)
@@ -155,16 +155,19 @@ class LoraModule(nn.Module):
     def add(self, pieces: Sequence[tuple[int, tuple[int, int] | None]], x: Tensor, out: Tensor) -> Tensor:
         """The pieces of a layer (number and columns of each) on its input ``x`` [B, ...], added to what the layer gave:
         over it, but with gradients and where one row has served all of the batch."""
-        strengths, (first, rows) = self.strengths, self.rows
+        strengths, (first, count, rows) = self.strengths, self.rows
         if x.shape[0] % rows:
             x, out = x.expand(rows, *x.shape[1:]), out.expand(rows, *out.shape[1:]).clone()
         tiles = x.shape[0] // rows
-        acting = first * tiles, len(strengths) * tiles
-        strengths = strengths.repeat_interleave(tiles)
+        acting = first * tiles, count * tiles
+        if strengths is not None and tiles > 1:
+            strengths = strengths.repeat_interleave(tiles)
         x = x.narrow(0, *acting)
 
         def low(number: int) -> Tensor:
             product = self.down[number](x)
+            if strengths is None:
+                return product
             return product * strengths.to(product).view(-1, *[1] * (product.ndim - 1))
 
         if torch.is_grad_enabled():
@@ -225,7 +228,7 @@ class _Added(NamedTuple):
     def around(self, forward: Callable, module: LoraModule) -> Callable:
         def with_lora(x, *args, **kwargs):
             out = forward(x, *args, **kwargs)
-            if module.strengths is not None:
+            if module.rows is not None:
                 out = module.add(self.pieces, x, out)
             return out
 
@@ -248,12 +251,13 @@ class _Strengths(NamedTuple):
             strengths = [self.of(rows[number]) for number in options[CALL].numbers]
             acting = [place for place, strength in enumerate(strengths) if strength]
             if acting:
-                module.rows = acting[0], len(strengths)
-                module.strengths = torch.tensor(strengths[acting[0] : acting[-1] + 1], device=x.device)
+                own = strengths[acting[0] : acting[-1] + 1]
+                module.rows = acting[0], len(own), len(strengths)
+                module.strengths = None if set(own) == {1.0} else torch.tensor(own, device=x.device)
             try:
                 return forward(x, *args, **kwargs)
             finally:
-                module.strengths = None
+                module.rows = None
 
         return with_strengths
 

@@ -119,10 +119,7 @@ class ConditionNetwork(Network):
                 **extra,
             )
         # For blocks that the backward pass computes a second time.
-        self.module.strengths, self.module.rows = (
-            torch.ones(len(rows) - len(x), device=self.device),
-            (len(x), len(rows)),
-        )
+        self.module.rows = len(x), len(rows) - len(x), len(rows)
         return (x - denoised[: len(x)]) / sigmas[:, None, None, None]
 
 
