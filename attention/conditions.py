@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import sides_of
 from .rows import Row, Rows
 from .tiles import corners
 
@@ -71,10 +72,9 @@ class Conditions:
         """Raise ValueError unless every condition has the size of the pictures."""
         for latent in self.latents:
             if latent.shape[1:] != noise.shape[1:]:
-                came, expected = (" x ".join(map(str, shape[1:])) for shape in (latent.shape, noise.shape))
                 raise ValueError(
-                    f"The photo's latent is {came} (channels x height x width), but the graph samples {expected}. "
-                    "Connect the latent output of the same node to the sampler."
+                    f"The photo's latent is {sides_of(latent)} (channels x height x width), but the graph samples "
+                    f"{sides_of(noise)}. Connect the latent output of the same node to the sampler."
                 )
 
 

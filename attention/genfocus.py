@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from comfy.ldm.flux.model import Flux
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..optics.lens import REFERENCE_SIZE
 from .attend import CALL
 from .conditions import Conditions
+from .families import find
 from .install import KEY, hooks_on, install
 from .lora import Piece, add_pieces
 from .patches import put
 from .rows import Plan, Row
 from .run import RUN
 
-LORA = "bokeh_conditions"
+CONDITIONS = "bokeh_conditions"
 # The radius that is white in a defocus map (MAX_COC of the reference).
 _WHITE = 100.0
 
@@ -49,17 +49,10 @@ class _Positions(NamedTuple):
         return with_offsets
 
 
-def install_conditions(model: ModelPatcher, pieces: list[Piece], conditions: Conditions) -> ModelPatcher:
-    """Conditions on a clone of a native FLUX model, and the LoRA that acts on their rows.
-
-    Args:
-        pieces: of the LoRA, from ``lora.read_pieces``.
-
-    Raises:
-        ValueError: for a model that is no FLUX, or has a bokeh node on it already.
-    """
-    network = getattr(model.model, "diffusion_model", None)
-    if not isinstance(network, Flux) or getattr(network.params, "global_modulation", False):
+def check_model(model: ModelPatcher) -> None:
+    """Raise ValueError for a model that is no FLUX, or has a bokeh node on it already."""
+    family = find(getattr(model.model, "diffusion_model", None))
+    if family is None or family.name != "flux":
         raise ValueError(
             f"Genfocus works on FLUX.1-dev, but this model is {type(model.model).__name__}. Connect a FLUX.1-dev model."
         )
@@ -68,10 +61,22 @@ def install_conditions(model: ModelPatcher, pieces: list[Piece], conditions: Con
             "This model has a bokeh node on it already. Genfocus makes the blur by itself: connect the model from "
             "before that node."
         )
+
+
+def install_conditions(model: ModelPatcher, pieces: list[Piece], conditions: Conditions) -> ModelPatcher:
+    """Conditions on a clone of a native FLUX model, and the LoRA that acts on their rows.
+
+    Args:
+        pieces: of the LoRA, from ``lora.read_pieces``.
+
+    Raises:
+        ValueError: as ``check_model``.
+    """
+    check_model(model)
     clone = install(model, None, Plan((0.0,), conditions=conditions))
     if any(any(offset) for offset in conditions.offsets):
         put(clone, "", _Positions(conditions.offsets), None, "process_img")
-    return add_pieces(clone, pieces, _of_condition, LORA)
+    return add_pieces(clone, pieces, _of_condition, CONDITIONS)
 
 
 def _of_condition(row: Row) -> float:

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.conditions import Conditions
-from ..attention.genfocus import defocus_map, install_conditions
+from ..attention.genfocus import check_model, defocus_map, install_conditions
 from ..attention.lora import Piece, read_pieces
 from ..optics.check import check_finite
 from ..optics.focus import Focus
@@ -225,7 +225,9 @@ def _pieces(model, adapter, vae) -> list[Piece]:
         )
     if vae is None:
         raise ValueError("There is no VAE: this checkpoint holds none. Load FLUX's with Load VAE.")
-    return read_pieces(adapter.tensors, model, adapter.source)[0]
+    pieces, _ = read_pieces(adapter.tensors, model, adapter.source)
+    check_model(model)
+    return pieces
 
 
 def _cut(image: Tensor) -> Tensor:

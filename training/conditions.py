@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..attention.attend import CALL, Call, attend
 from ..attention.conditions import GUIDANCE, Conditions, at_conditions
 from ..attention.equations import Seeing
-from ..attention.genfocus import LORA, install_conditions
+from ..attention.genfocus import CONDITIONS, install_conditions
 from ..attention.install import compute_dtype
 from ..attention.lora import read_pieces
 from ..attention.run import RUN, Run
@@ -84,7 +84,7 @@ class ConditionNetwork(Network):
         self.conditions = Conditions((torch.zeros(1),) * conditions, ((0, 0),) * conditions)
         pieces, _ = read_pieces(genfocus.tensors, model, genfocus.source)
         self.clone = install_conditions(model, pieces, self.conditions)
-        (patcher,) = self.clone.get_additional_models_with_key(LORA)
+        (patcher,) = self.clone.get_additional_models_with_key(CONDITIONS)
         # Where the gradients are needed: the host moves such weights for sampling alone.
         self.module = module = patcher.model.to(self.device, torch.float32).requires_grad_(True)
         self.weights: dict[str, nn.Parameter] = {}

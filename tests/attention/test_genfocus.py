@@ -83,7 +83,8 @@ def test_what_does_not_fit_is_refused_by_name(load_genfocus, adapter):
         ("NaN or infinite", lambda: nodes_on(golden, load_genfocus, image=IMAGE * float("nan"))),
         ("none of Genfocus", lambda: nodes_on(golden, load_genfocus, adapter=adapter, vae=None)),
         ("64 x 64, but the photo is 80 x 64", lambda: nodes_on(golden, load_genfocus, image=other)),
-        ("a bokeh node on it already", lambda: nodes_on(golden, load_genfocus, model=model)),
+        # Before anything is encoded.
+        ("a bokeh node on it already", lambda: nodes_on(golden, load_genfocus, model=model, vae=object())),
         ("has Genfocus on it", lambda: run_node("BokehBlur", model=model, adapter=adapter, blur=5.0, strength=1.0)),
         (
             "a file of Genfocus",
