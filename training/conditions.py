@@ -20,14 +20,13 @@ from ..attention.attend import CALL, Call, attend
 from ..attention.conditions import GUIDANCE, Conditions, at_conditions
 from ..attention.equations import Seeing
 from ..attention.genfocus import CONDITIONS, install_conditions
-from ..attention.install import compute_dtype
 from ..attention.lora import read_pieces
 from ..attention.run import RUN, Run
 from ..attention.turns import Watch
 from ..weights.genfocus import Genfocus, write_genfocus
-from .network import Network, _attention
+from .network import Network, differentiable
 from .pictures import Identity
-from .recipe import _generator
+from .recipe import generators
 from .trainer import Trainer
 
 # The modules that the published files adapt.
@@ -75,25 +74,31 @@ class ConditionUnit(NamedTuple):
 
 
 class ConditionNetwork(Network):
-    """A native FLUX model whose condition LoRA learns. Arguments as of ``Network``; ``tensors`` as in a file."""
+    """A native FLUX model whose condition LoRA learns.
+
+    Args:
+        genfocus: what training starts from.
+        conditions: how many each picture has.
+        model, autocast, checkpointing: as for ``Network``.
+    """
 
     def __init__(self, model: ModelPatcher, genfocus: Genfocus, conditions: int, autocast: bool, checkpointing: bool):
-        self.device = model.load_device
-        self.dtype = torch.bfloat16 if autocast else compute_dtype(model)
-        self.autocast = autocast
         self.conditions = Conditions((torch.zeros(1),) * conditions, ((0, 0),) * conditions)
+        super().__init__(model, genfocus, autocast, checkpointing)
+
+    def _install(self, model: ModelPatcher, genfocus: Genfocus) -> tuple[ModelPatcher, dict[str, nn.Parameter]]:
         pieces, _ = read_pieces(genfocus.tensors, model, genfocus.source)
-        self.clone = install_conditions(model, pieces, self.conditions)
-        (patcher,) = self.clone.get_additional_models_with_key(CONDITIONS)
+        clone = install_conditions(model, pieces, self.conditions)
+        (patcher,) = clone.get_additional_models_with_key(CONDITIONS)
         # Where the gradients are needed: the host moves such weights for sampling alone.
         self.module = module = patcher.model.to(self.device, torch.float32).requires_grad_(True)
-        self.weights: dict[str, nn.Parameter] = {}
+        weights: dict[str, nn.Parameter] = {}
         numbers = {(piece.module, piece.columns): number for number, piece in enumerate(pieces)}
         for name, place in _places(model).items():
             if f"{name}.lora_A.weight" in genfocus.tensors:
-                self.weights[f"{name}.lora_A.weight"] = module.down[numbers[place]].weight
-                self.weights[f"{name}.lora_B.weight"] = module.up[numbers[place]].weight
-        self._pass_gradients(checkpointing)
+                weights[f"{name}.lora_A.weight"] = module.down[numbers[place]].weight
+                weights[f"{name}.lora_B.weight"] = module.up[numbers[place]].weight
+        return clone, weights
 
     def proofs(self) -> list[nn.Parameter]:
         return [weight for name, weight in self.weights.items() if name.endswith("to_v.lora_B.weight")]
@@ -105,7 +110,7 @@ class ConditionNetwork(Network):
         numbers = tuple(range(len(rows)))
         copies = len(rows) // len(x)
         context = example.context.to(self.device).repeat(copies, 1, 1)
-        call = Call(len(rows), None, None, _attention, numbers=numbers, seeing=Seeing(1, copies, context.shape[1]))
+        call = Call(len(rows), None, None, differentiable, numbers=numbers, seeing=Seeing(1, copies, context.shape[1]))
         options = {CALL: call, RUN: Run(rows, Watch(0), 0, False, False), "optimized_attention_override": attend}
         extra = {} if example.pooled is None else {"y": example.pooled.to(self.device).repeat(copies, 1)}
         batch = torch.cat([x, *(latents.to(x) for latents in example.conditions)])
@@ -145,22 +150,17 @@ class ConditionTrainer(Trainer):
     def _units(self, step: int, numbers: range, held_out: bool = False) -> list[ConditionUnit]:
         recipe, units = self.recipe, []
         for first in range(numbers.start, numbers.stop, recipe.batch):
-            keys = [
-                (recipe.seed, "held out" if held_out else "training", step, number)
-                for number in range(first, min(first + recipe.batch, numbers.stop))
-            ]
-            example = self.data.draw([_generator(*key, "pictures") for key in keys], held_out)
-            chosen = [_generator(*key, "recipe") for key in keys]
+            batch = range(first, min(first + recipe.batch, numbers.stop))
+            chosen, shown = zip(*(generators(recipe, step, number, held_out) for number in batch), strict=True)
+            example = self.data.draw(shown, held_out)
             noise = torch.stack([torch.randn(example.latents.shape[1:], generator=generator) for generator in chosen])
             levels = torch.stack([torch.randn((), generator=generator) for generator in chosen])
             sigmas = torch.sigmoid(recipe.timestep_mean + recipe.timestep_std * levels)
             units.append(ConditionUnit(example.latents, noise, sigmas, example))
         return units
 
-    def _loss(self, unit: ConditionUnit) -> Tensor:
-        x, sigmas, target, weights = self.network.noisy(unit)
-        found = self.network.velocity(x, sigmas, unit.example, self.recipe.guidance)
-        return (weights * (found - target.to(found)).square().flatten(1).mean(1)).sum()
+    def _velocity(self, x: Tensor, sigmas: Tensor, unit: ConditionUnit) -> Tensor:
+        return self.network.velocity(x, sigmas, unit.example, self.recipe.guidance)
 
 
 def new_conditions(model: ModelPatcher, rank: int, seed: int) -> Genfocus:

@@ -56,15 +56,7 @@ class Network:
         self.device = model.load_device
         self.dtype = torch.bfloat16 if autocast else compute_dtype(model)
         self.autocast = autocast
-        tensors = {name: tensor.float().clone() for name, tensor in adapter.tensors.items()}
-        self.adapter = Adapter(adapter.settings, tensors, adapter.source)
-        self.module = AdapterModule(self.adapter, torch.float32).to(self.device).requires_grad_(True)
-        self.weights: dict[str, nn.Parameter] = self.module.named_weights()
-        self.places = block_places(model, self.adapter)
-        self.clone = adapt(model, self.adapter, self.module, self.places)
-        self._pass_gradients(checkpointing)
-
-    def _pass_gradients(self, checkpointing: bool) -> None:
+        self.clone, self.weights = self._install(model, adapter)
         network = self.clone.model.diffusion_model
         family = find(network)
         self.guided = family.guided
@@ -73,6 +65,14 @@ class Network:
             # last block of all.
             name = f"diffusion_model.{block}.forward"
             self.clone.add_object_patch(name, _with_gradients(self.clone.get_model_object(name), checkpointing))
+
+    def _install(self, model: ModelPatcher, adapter: Adapter) -> tuple[ModelPatcher, dict[str, nn.Parameter]]:
+        """A clone with what learns on it, and the weights that learn by their names in the file."""
+        tensors = {name: tensor.float().clone() for name, tensor in adapter.tensors.items()}
+        self.adapter = Adapter(adapter.settings, tensors, adapter.source)
+        self.module = AdapterModule(self.adapter, torch.float32).to(self.device).requires_grad_(True)
+        clone = adapt(model, self.adapter, self.module, block_places(model, self.adapter))
+        return clone, self.module.named_weights()
 
     def proofs(self) -> list[nn.Parameter]:
         """The weights that have a gradient from the first step on where gradients pass through every block."""
@@ -133,7 +133,7 @@ class Network:
         scale = self.adapter.settings.bokeh_scale
         values = [scale * value for value in self.module.values(annotations.to(self.device))]
         bias = [value.to(self.dtype)[:, None] for value in values]
-        call = Call(len(x), bias, self._grounding(pivots), _attention)
+        call = Call(len(x), bias, self._grounding(pivots), differentiable)
         # Options of other nodes (caches, samplers' tricks) belong to sampling and stay out.
         options = {CALL: call, "optimized_attention_override": attend}
         inputs = self._inputs(x, text, guidance)
@@ -302,7 +302,8 @@ def _plain(value: object) -> object:
     return value.as_subclass(Tensor) if isinstance(value, _OutOfPlace) else value
 
 
-def _attention(func, q: Tensor, *args, **kwargs) -> Tensor:
+def differentiable(func, q: Tensor, *args, **kwargs) -> Tensor:
+    """Attention override: a function of the host's that has a gradient."""
     # On a CPU the plain matrix products are several times faster than the backward pass of the fused function.
     kept = attention_basic if q.device.type == "cpu" else attention_pytorch
     return kept(q, *args, **kwargs)

@@ -188,14 +188,13 @@ class Unit(NamedTuple):
 def draw_units(recipe: Recipe, data: LatentDataset, step: int, number: int, held_out: bool = False) -> list[Unit]:
     """Unit ``number`` of a step, in as many parts as its captions have lengths; of the held-out loss, whose steps are
     all alike, with ``held_out``."""
-    key = (recipe.seed, "held out" if held_out else "training", step, number)
-    chosen = _generator(*key, "recipe")
+    chosen, shown = generators(recipe, step, number, held_out)
     group = recipe.per_scene > 1 and data.groups
     grouped = group and (_happens(recipe.grouped, chosen) or not data.singles)
     grounded = _happens(recipe.grounded, chosen) and grouped and not recipe.by_row
     scenes, per_scene = (1, recipe.per_scene) if grouped else (recipe.per_scene, 1)
 
-    drawn = data.draw(_generator(*key, "pictures"), scenes, per_scene, held_out)
+    drawn = data.draw(shown, scenes, per_scene, held_out)
     latents = drawn.latents.float().cpu().split(per_scene)
     # One of each a scene, or a row.
     drawings = per_scene if recipe.by_row else 1
@@ -224,6 +223,12 @@ def draw_units(recipe: Recipe, data: LatentDataset, step: int, number: int, held
         rows = Text(*(None if part is None else part.expand(per_scene, *part.shape) for part in text))
         units.append(Unit(latents[scene], noise[source], sigmas[source], shown, rows, pivots))
     return join(units)
+
+
+def generators(recipe: Recipe, step: int, number: int, held_out: bool) -> tuple[torch.Generator, torch.Generator]:
+    """What unit ``number`` of a step draws its settings from, and its pictures."""
+    key = (recipe.seed, "held out" if held_out else "training", step, number)
+    return _generator(*key, "recipe"), _generator(*key, "pictures")
 
 
 def join(units: list[Unit]) -> list[Unit]:

@@ -299,8 +299,11 @@ class Trainer:
     def _loss(self, unit: Unit) -> Tensor:
         """Sum over the rows of the mean squared error, each by its weight."""
         x, sigmas, target, weights = self.network.noisy(unit)
-        found = self.network.velocity(x, sigmas, unit.annotations, unit.text, unit.pivots, self.recipe.guidance)
+        found = self._velocity(x, sigmas, unit)
         return (weights * (found - target.to(found)).square().flatten(1).mean(1)).sum()
+
+    def _velocity(self, x: Tensor, sigmas: Tensor, unit: Unit) -> Tensor:
+        return self.network.velocity(x, sigmas, unit.annotations, unit.text, unit.pivots, self.recipe.guidance)
 
     def _update(self, steps: int) -> None:
         recipe, weights = self.recipe, list(self.weights.values())
