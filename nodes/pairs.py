@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..files import plain_name
+from ..optics.check import check_finite
 from ..optics.depth import EACH
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
@@ -198,8 +199,7 @@ def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: st
     longest = max(map(len, texts))
     if longest > _LONGEST_CAPTION:
         raise ValueError(f"A caption has {longest} characters, expected at most {_LONGEST_CAPTION}. Shorten it.")
-    if not torch.isfinite(images).all():
-        raise ValueError("The pictures have NaN or infinite values. Decode them again in full precision (--fp32-vae).")
+    check_finite(images, "pictures")
     masks = masks.reshape(-1, *masks.shape[-2:])
     if len(masks) != count:
         raise ValueError(
@@ -208,15 +208,9 @@ def _add(path: str, size: int, images, depth, masks, captions: str, depth_is: st
         )
     stopped = comfy.model_management.throw_exception_if_processing_interrupted
     disparity, *_ = read_disparity(depth, depth_is, count, tuple(depth.shape[1:3]), EACH, stopped)
-    bar = ProgressBar(count)
-
-    def on_progress(done: int, total: int) -> None:
-        bar.update_absolute(done, total)
-        stopped()
-
     name = f"{LISTED}/{path.strip()}"
     try:
-        new = gather(place, images, disparity, masks, texts * (count // len(texts)), size, name, on_progress)
+        new = gather(place, images, disparity, masks, texts * (count // len(texts)), size, name, _progress())
     except OSError as error:
         raise ValueError(
             f"The set {name} cannot be written ({error.strerror or error}). Free space, or make the output folder "
@@ -274,19 +268,25 @@ def _state(place: Path) -> list[tuple[str, int, int]]:
 
 def _read(place: Path, name: str, size: int) -> tuple[list[Entry], list[str]]:
     """The rows of a manifest or a folder, all of them good, and a line for each reason why pictures were skipped."""
-    roots, bar = _folders(), ProgressBar(1)
+    roots = _folders()
+    if place.is_file():
+        return read_manifest(place, size, _progress(), roots, name), []
+    scan = scan_folder(place, ScanOptions(), roots=roots, name=name)
+    skipped = scan.skipped.lines()
+    if not scan.rows:
+        raise ValueError("\n".join([f"No picture of {name} can be used. Mend what was skipped:", *skipped]))
+    return check_rows(scan.rows, place, size, _progress(), roots, name), skipped
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Shows how many are done of how many, and stops when the user says so."""
+    bar = ProgressBar(1)
 
     def on_progress(done: int, total: int) -> None:
         bar.update_absolute(done, total)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    if place.is_file():
-        return read_manifest(place, size, on_progress, roots, name), []
-    scan = scan_folder(place, ScanOptions(), roots=roots, name=name)
-    skipped = scan.skipped.lines()
-    if not scan.rows:
-        raise ValueError("\n".join([f"No picture of {name} can be used. Mend what was skipped:", *skipped]))
-    return check_rows(scan.rows, place, size, on_progress, roots, name), skipped
+    return on_progress
 
 
 def _samples(pairs: Dataset) -> torch.Tensor:
