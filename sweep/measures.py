@@ -164,7 +164,7 @@ def _mean_over(area: Tensor, values: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB to ``reference`` [H, W, 3], [B]; infinite for an equal picture.
+    """Peak signal-to-noise ratio in dB to ``reference``, [H, W, 3] or one for each, [B]; infinite for an equal picture.
 
     10 log10(1 / mean squared difference over pixels and RGB).
     """

@@ -69,9 +69,11 @@ def _with(forward: Callable, module: nn.Module, number: int) -> Callable:
 
 
 class CrossPainter(Painter):
-    """A painter of adapters that were trained with ``cross``."""
+    """A painter of an adapter that was trained with ``cross``."""
 
-    adapter: Adapter
+    def __init__(self, adapter: Adapter, *parts):
+        super().__init__(*parts)
+        self.adapter = adapter
 
     def dialled(self, model: ModelPatcher, case: Case, blurs: tuple[float, ...]) -> tuple[ModelPatcher, list]:
         return value_in_cross(model, self.adapter), self.prompt(case.prompt)
@@ -105,11 +107,9 @@ def judge_places(
         on_case: called with the cases done.
     """
     parts, found = Parts(*load_demo(demo, family=UNET)), {}
-    for name, kind in (("self", Painter), ("cross", CrossPainter)):
-        adapter = train_adapter(parts, steps, work / name, kind is CrossPainter, on_step)
-        painter = kind(*parts)
-        if isinstance(painter, CrossPainter):
-            painter.adapter = adapter
+    for name, cross in (("self", False), ("cross", True)):
+        adapter = train_adapter(parts, steps, work / name, cross, on_step)
+        painter = CrossPainter(adapter, *parts) if cross else Painter(*parts)
         verdicts, _ = evaluate(painter, adapter, count, seed, on_case)
         found |= {f"{name}, {way}": verdicts[way] for way in ("ungrounded", "grounded")}
     return found

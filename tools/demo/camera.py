@@ -15,7 +15,7 @@ from torch import Tensor
 from ...demo import ADAPTERS
 from ...demo.load import Demo, load_demo
 from ...nodes.genfocus import BokehAllInFocus, BokehRefocus
-from ...sweep.measures import laplacian_variance
+from ...sweep.measures import laplacian_variance, psnr
 from ...training.conditions import ConditionTrainer
 from ...training.recipe import Recipe
 from ...training.refocus import ALL_IN_FOCUS, PROMPTS, REFOCUS, SceneExamples, focus_of
@@ -99,11 +99,6 @@ class Camera:
             seed=seed,
         )
         return self.demo.vae.decode(out)[..., :3].float().clamp(0, 1)
-
-
-def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
-    """In dB, [n]."""
-    return -10 * (pictures - truth).square().flatten(1).mean(1).clamp(min=1e-10).log10()
 
 
 def judge_camera(

@@ -48,9 +48,8 @@ class LoraPainter(Painter):
 
     def __init__(self, model: ModelPatcher, clip, vae, cfg: float = CFG, *, file: Path):
         super().__init__(model, clip, vae, cfg)
-        self.file = file
+        tensors, _ = read_stored(file, file.name, lambda names: None)
+        self.pieces, _ = read_pieces(tensors, model, file.name)
 
     def dialled(self, model: ModelPatcher, case: Case, blurs: tuple[float, ...]) -> tuple[ModelPatcher, list]:
-        tensors, _ = read_stored(self.file, self.file.name, lambda names: None)
-        pieces, _ = read_pieces(tensors, model, self.file.name)
-        return install_lora(model, pieces, -1.0, 1.0), self.prompt(case.prompt)
+        return install_lora(model, self.pieces, -1.0, 1.0), self.prompt(case.prompt)
