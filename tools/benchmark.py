@@ -17,10 +17,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from family_cost import FLUX_KIND, families
+from family_cost import FLUX_KIND, families, side_by_side
 
 INSIDE = "COMFYUI_BOKEH_BENCHMARK"
 
@@ -123,22 +124,24 @@ def conditions(options: argparse.Namespace) -> None:
 
 def renderer_speed(options: argparse.Namespace) -> None:
     """What the depth renderer costs beside Fourier transforms, on every device there is."""
-    import torch
-
     from bokeh.tools.renderer import speed
 
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+    for device in _devices():
         speed.speed(device)
 
 
 def renderer_growth(options: argparse.Namespace) -> None:
     """And as the picture grows from 1 to 24 megapixels."""
-    import torch
-
     from bokeh.tools.renderer import speed
 
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+    for device in _devices():
         speed.growth(device)
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def renderer_truth(options: argparse.Namespace) -> None:
@@ -186,15 +189,10 @@ def stages(options: argparse.Namespace) -> None:
     plain, local = ([[torch.randn(1, 77, CONTEXT), {}]] for _ in range(2))
     noise, sigmas = torch.randn(1, 4, 16, 16), torch.linspace(14, 0, 5 * options.steps + 1)
     staged = install_stages(model), stage_prompt(model, plain, local, (0.5,), (0.8,))
-    best = {"plain": float("inf"), "stages": float("inf")}
-    for round_number in range(options.repeats + 1):
-        for name, run in (("plain", (model, plain)), ("stages", staged)):
-            started = time.perf_counter()
-            sample(*run, {"samples": torch.zeros_like(noise)}, sigmas, noise=noise)
-            if round_number:
-                best[name] = min(best[name], time.perf_counter() - started)
-    print(f"\nstages / plain sampling, {len(sigmas) - 1} steps: {best['stages'] / best['plain']:.3f}", end="")
-    print(f" ({best['plain']:.3f} s plain)")
+    latent = {"samples": torch.zeros_like(noise)}
+    jobs = [partial(sample, *run, latent, sigmas, noise=noise) for run in ((model, plain), staged)]
+    alone, with_stages = side_by_side(jobs, options.repeats)
+    print(f"\nstages / plain sampling, {len(sigmas) - 1} steps: {with_stages / alone:.3f} ({alone:.3f} s plain)")
 
 
 def load_full_size(options: argparse.Namespace) -> None:

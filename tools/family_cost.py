@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import time
+from collections.abc import Callable
+from functools import partial
 
 # A FLUX with few text channels.
 FLUX_KIND = {
@@ -22,7 +24,7 @@ def families(options: argparse.Namespace) -> None:
     kind at width 1280 and of Z-Image's at 1536, and by a LoRA of rank 16 on every linear layer of two blocks of FLUX's;
     1,024 tokens of the picture each, float32."""
     import torch
-    from families import dit, random_adapter
+    from families import random_adapter, z_image
     from flux import build_flux, sample
     from unet import build_unet
 
@@ -51,46 +53,43 @@ def families(options: argparse.Namespace) -> None:
         heads = {"num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True, "context_dim": 2048}
         return build_unet(**one_level, **blocks, **heads)
 
-    z_image = dit(
-        "ZImage",
-        image_model="lumina2",
-        patch_size=2,
-        in_channels=16,
+    wide = z_image(
         dim=1536,
         n_layers=2,
         n_refiner_layers=1,
         n_heads=12,
         n_kv_heads=12,
-        qk_norm=True,
         cap_feat_dim=256,
         axes_dims=[32, 48, 48],
         axes_lens=[1536, 512, 512],
-        rope_theta=256.0,
-        ffn_dim_multiplier=4.0,
-        z_image_modulation=True,
-        time_scale=1000.0,
         pad_tokens_multiple=32,
     )
     two_blocks = FLUX_KIND | {"num_attention_heads": 12, "num_layers": 1, "num_single_layers": 1}
     noise_levels, flow_levels = torch.linspace(14, 0, options.steps + 1), torch.linspace(1, 0, options.steps + 1)
     kinds = {
         "SDXL, grounded sweep": (sdxl, grounded, (4, 32, 32), (77, 2048), noise_levels),
-        "Z-Image, grounded sweep": (z_image, grounded, (16, 64, 64), (64, 256), flow_levels),
+        "Z-Image, grounded sweep": (wide, grounded, (16, 64, 64), (64, 256), flow_levels),
         "FLUX, Bokeh LoRA": (lambda: build_flux(two_blocks), with_lora, (16, 64, 64), (64, 256), flow_levels),
     }
     print(f"\nbeside a plain batch of six; {options.steps} steps, best of {options.repeats}")
     for name, (build, put, shape, text, sigmas) in kinds.items():
         model = build()
         prompt = [[torch.randn(1, *text), {"pooled_output": torch.randn(1, 64), "guidance": 3.0}]]
-        runs, best = {"plain": model, "sweep": put(model)}, dict.fromkeys(("plain", "sweep"), float("inf"))
         noise, latent = torch.randn(1, *shape), {"samples": torch.zeros(6, *shape)}
-        for round_number in range(options.repeats + 1):
-            for kind, patched in runs.items():
-                started = time.perf_counter()
-                sample(patched, prompt, latent, sigmas, noise=noise)
-                # The first round loads weights.
-                if round_number:
-                    best[kind] = min(best[kind], time.perf_counter() - started)
-        print(f"  {name:24} {best['sweep'] / best['plain']:.3f} ({best['plain']:.2f} s plain)", flush=True)
-        del model, runs, patched
+        jobs = [partial(sample, patched, prompt, latent, sigmas, noise=noise) for patched in (model, put(model))]
+        plain, sweep = side_by_side(jobs, options.repeats)
+        print(f"  {name:24} {sweep / plain:.3f} ({plain:.2f} s plain)", flush=True)
+        del model, jobs
         gc.collect()
+
+
+def side_by_side(jobs: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Seconds of the fastest of each job's rounds, the jobs by turns; the first round loads weights and is not one."""
+    best = [float("inf")] * len(jobs)
+    for round_number in range(repeats + 1):
+        for number, job in enumerate(jobs):
+            started = time.perf_counter()
+            job()
+            if round_number:
+                best[number] = min(best[number], time.perf_counter() - started)
+    return best

@@ -131,9 +131,31 @@ def build_flux1(seed: int = 0):
     return model
 
 
-def _flux_projections() -> list[tuple[str, int, str, int]]:
-    double = [(f"double_blocks.{i}.img_attn.qkv", 0, f"double_blocks.{i}.img_attn.qkv", 32) for i in range(2)]
-    return double + [(f"single_blocks.{i}.linear1", 0, f"single_blocks.{i}.linear1", 32) for i in range(3)]
+def _fused(names: list[str], keys: int) -> list[tuple[str, int, str, int]]:
+    return [(name, 0, name, keys) for name in names]
+
+
+# Of a FLUX and of the models built like one.
+_FLUX_BLOCKS = {"num_heads": 2, "depth": 2, "depth_single_blocks": 3}
+_FLUX_PROJECTIONS = _fused(
+    [f"double_blocks.{i}.img_attn.qkv" for i in range(2)] + [f"single_blocks.{i}.linear1" for i in range(3)], 32
+)
+
+
+def z_image(**sizes) -> Callable:
+    """A model of Z-Image's kind."""
+    return dit(
+        "ZImage",
+        image_model="lumina2",
+        patch_size=2,
+        in_channels=16,
+        qk_norm=True,
+        rope_theta=256.0,
+        ffn_dim_multiplier=4.0,
+        z_image_modulation=True,
+        time_scale=1000.0,
+        **sizes,
+    )
 
 
 # Fields that newer hosts require and older ones do not know.
@@ -163,11 +185,7 @@ KINDS = {
         ),
         (16, 8, 8),
         [0, 1, 2],
-        [
-            ("joint_blocks.0.x_block.attn.qkv", 0, "joint_blocks.0.x_block.attn.qkv", 128),
-            ("joint_blocks.0.x_block.attn2.qkv", 0, "joint_blocks.0.x_block.attn2.qkv", 128),
-            ("joint_blocks.1.x_block.attn.qkv", 0, "joint_blocks.1.x_block.attn.qkv", 128),
-        ],
+        _fused([f"joint_blocks.{name}.qkv" for name in ("0.x_block.attn", "0.x_block.attn2", "1.x_block.attn")], 128),
         {"pooled_output": 2048},
     ),
     "qwen-image": Kind(
@@ -187,29 +205,20 @@ KINDS = {
     ),
     # Two refiners of the picture and two of the prompt run first.
     "z-image": Kind(
-        dit(
-            "ZImage",
-            image_model="lumina2",
-            patch_size=2,
-            in_channels=16,
+        z_image(
             dim=256,
             n_layers=3,
             n_refiner_layers=2,
             n_heads=8,
             n_kv_heads=8,
-            qk_norm=True,
             cap_feat_dim=CONTEXT,
             axes_dims=[8, 12, 12],
             axes_lens=[64, 64, 64],
-            rope_theta=256.0,
-            ffn_dim_multiplier=4.0,
-            z_image_modulation=True,
-            time_scale=1000.0,
             pad_tokens_multiple=4,
         ),
         (16, 8, 8),
         [None] * 4 + [0, 1, 2],
-        [(f"layers.{i}.attention.qkv", 0, f"layers.{i}.attention.qkv", 256) for i in range(3)],
+        _fused([f"layers.{i}.attention.qkv" for i in range(3)], 256),
     ),
     "flux.2": Kind(
         dit(
@@ -222,9 +231,7 @@ KINDS = {
             context_in_dim=CONTEXT,
             hidden_size=32,
             mlp_ratio=3.0,
-            num_heads=2,
-            depth=2,
-            depth_single_blocks=3,
+            **_FLUX_BLOCKS,
             axes_dim=[4, 4, 4, 4],
             theta=2000,
             qkv_bias=False,
@@ -238,7 +245,7 @@ KINDS = {
         ),
         (128, 8, 8),
         list(range(5)),
-        _flux_projections(),
+        _FLUX_PROJECTIONS,
         {"pooled_output": 16},
     ),
     "chroma": Kind(
@@ -251,9 +258,7 @@ KINDS = {
             context_in_dim=CONTEXT,
             hidden_size=32,
             mlp_ratio=3.0,
-            num_heads=2,
-            depth=2,
-            depth_single_blocks=3,
+            **_FLUX_BLOCKS,
             axes_dim=[4, 6, 6],
             theta=10000,
             qkv_bias=True,
@@ -265,10 +270,10 @@ KINDS = {
         ),
         (16, 8, 8),
         list(range(5)),
-        _flux_projections(),
+        _FLUX_PROJECTIONS,
         {"pooled_output": 16},
     ),
-    "flux": Kind(build_flux1, (16, 8, 8), list(range(5)), _flux_projections(), {"pooled_output": 16}),
+    "flux": Kind(build_flux1, (16, 8, 8), list(range(5)), _FLUX_PROJECTIONS, {"pooled_output": 16}),
 }
 if hasattr(supported, "Krea2"):
     KINDS["krea2"] = Kind(

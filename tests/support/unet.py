@@ -7,10 +7,10 @@ import inspect
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.model_management
-import comfy.model_patcher
 import comfy.ops
 import comfy.supported_models
 import torch
+from flux import patcher_of
 
 CONTEXT = 24
 CONFIG = {
@@ -36,8 +36,7 @@ def build_unet(seed: int = 0, dtype: torch.dtype = torch.float32, kind=comfy.sup
     """A MODEL with random weights; noise prediction, 4 latent channels, prompts of width ``CONTEXT``."""
     config = kind(CONFIG | {"dtype": dtype} | sizes)
     config.set_inference_dtype(dtype, None)
-    device = comfy.model_management.unet_offload_device()
-    model = config.get_model({}, device=device)
+    model = config.get_model({}, device=comfy.model_management.unet_offload_device())
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.diffusion_model.state_dict().items():
         noise = torch.randn(weight.shape, generator=generator)
@@ -46,10 +45,7 @@ def build_unet(seed: int = 0, dtype: torch.dtype = torch.float32, kind=comfy.sup
         else:
             # Vectors are the scales of norms, about 1, and biases.
             weight.copy_(0.1 * noise + name.endswith("weight"))
-    model.eval()
-    return comfy.model_patcher.ModelPatcher(
-        model, load_device=comfy.model_management.get_torch_device(), offload_device=device
-    )
+    return patcher_of(model)
 
 
 def build_control(model) -> comfy.controlnet.ControlNet:
