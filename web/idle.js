@@ -19,6 +19,8 @@ function check(node, rules) {
     const hidden = !linkInto(name) && bokeh_idle.some(holds);
     if (hidden === !!widget.hidden) continue;
     widget.hidden = hidden;
+    // Older pages leave the room of a hidden widget empty: a height and their gap of 4 make nothing together.
+    widget.computeSize = hidden ? () => [0, -4] : undefined;
     // Newer Vue nodes read the options when the widgets are set, older ones but once.
     if ("widgetId" in widget) widget.options.hidden = hidden;
     node.widgets = [...widgets];

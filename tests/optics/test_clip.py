@@ -38,8 +38,9 @@ def beside(frames: int, **changed) -> int:
     ids=str,
 )
 def test_memory_beside_the_clip_does_not_grow_with_its_frames(changed):
+    beside(2, **changed)  # what the libraries take once
     # A copy of all depth would be 96 more than the samples that its ends are found by.
-    assert beside(96, **changed) < 72 * FRAME
+    assert min(beside(96, **changed) for _ in range(2)) < 72 * FRAME
 
 
 def test_progress_is_told_in_frames_from_the_first_on_and_a_clip_can_be_stopped(monkeypatch):

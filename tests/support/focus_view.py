@@ -92,19 +92,25 @@ class Focus:
             self.page.wait_for_timeout(100)
         raise AssertionError(f"{name} is {self.value(name)}, expected {expected}")
 
+    def expect_shown(self, name: str) -> None:
+        """Wait until a widget that was idle is there, and with it the last of what moves the picture."""
+        shown = f"(name) => !{NODE}.widgets.find((widget) => widget.name === name).hidden"
+        self.page.wait_for_function(shown, arg=name, timeout=20_000)
+
     def ready(self) -> Focus:
         expect(self.element.get_by_text("preview", exact=True)).to_be_visible(timeout=20_000)
         return self
 
     def box(self, target: Locator) -> dict[str, float]:
         """Where an element lies, once it rests: widgets that come or go move everything below them."""
-        before = None
-        for _ in range(50):
+        before, rested = None, 0
+        for _ in range(80):
             box = target.bounding_box()
-            if box and box == before:
+            rested = rested + 1 if box and box == before else 0
+            if rested == 3:
                 return box
             before = box
-            self.page.wait_for_timeout(150)
+            self.page.wait_for_timeout(100)
         raise AssertionError(f"{target} does not come to rest: {before}")
 
     def click(self, place: tuple[float, float], **options: Any) -> None:

@@ -110,6 +110,7 @@ def test_alt_click_sets_where_a_pull_ends_and_takes_it_away(page):
     focus.expect_value("pull", "off")
     expect(focus.element.locator(".point.to")).to_be_hidden()
     focus.element.get_by_role("button", name="pull").click()
+    focus.expect_shown("pull_x")
     focus.click(NEAR)
     focus.expect_value("pull_x", NEAR[0])
 
@@ -149,6 +150,7 @@ def test_by_touch(browser, sweep_server, scene, renderer):
         focus.touch(focus.ring, (0.6, 0.5), (0.5, 0.5), (0.4, 0.5))
         expect(focus.ring).not_to_have_attribute("aria-valuetext", "f/1.4")
         focus.element.get_by_role("button", name="pull").tap()
+        focus.expect_shown("pull_x")
         focus.touch(focus.frame, FAR)
         focus.expect_value("pull_x", FAR[0])
         focus.expect_value("focus_x", NEAR[0])

@@ -30,6 +30,12 @@ LINK = """([from, output, name]) => {
   if (from) window.app.graph.nodes[from].connect(output, node, slot);
   else node.disconnectInput(slot);
 }"""
+# No room is left on the canvas where a widget is hidden.
+CLOSED_UP = """() => {
+  const node = window.app.graph.nodes[0];
+  const ys = node.widgets.filter((widget) => node.isWidgetVisible(widget)).map(({ y }) => y);
+  return new Set(ys.slice(1).map((y, at) => y - ys[at])).size === 1;
+}"""
 ALWAYS = {"cats_eye", "highlight"}
 WITHOUT_FOCUS = {"depth_is", "repair", "blurs", "blades"}
 
@@ -46,6 +52,8 @@ def test_only_widgets_that_change_something_are_shown(renderer, browser, sweep_s
                 arg=[renderer == "vue", sorted({*names, *ALWAYS})],
                 timeout=30_000,
             )
+            if renderer == "canvas":
+                page.page.wait_for_function(CLOSED_UP, timeout=30_000)
 
         expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_x", "focus_y")
         page.page.evaluate(SET, ["focus_by", "value"])
