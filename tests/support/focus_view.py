@@ -72,6 +72,10 @@ class Focus:
     def ring(self) -> Locator:
         return self.element.get_by_role("slider", name="Aperture")
 
+    @property
+    def pull(self) -> Locator:
+        return self.element.get_by_role("button", name="pull")
+
     def set(self, **values: Any) -> None:
         self.page.evaluate(
             f"""(values) => {{
@@ -91,11 +95,6 @@ class Focus:
                 return
             self.page.wait_for_timeout(100)
         raise AssertionError(f"{name} is {self.value(name)}, expected {expected}")
-
-    def expect_shown(self, name: str) -> None:
-        """Wait until a widget that was idle is there, and with it the last of what moves the picture."""
-        shown = f"(name) => !{NODE}.widgets.find((widget) => widget.name === name).hidden"
-        self.page.wait_for_function(shown, arg=name, timeout=20_000)
 
     def ready(self) -> Focus:
         expect(self.element.get_by_text("preview", exact=True)).to_be_visible(timeout=20_000)
@@ -135,6 +134,15 @@ class Focus:
             point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
             devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
         devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def tap_pull(self) -> None:
+        """Tap the pull's button until it is pressed: on a slow machine a short tap becomes a long one, no click."""
+        for _ in range(5):
+            self.pull.tap()
+            self.page.wait_for_timeout(700)
+            if self.pull.get_attribute("aria-pressed") == "true":
+                return
+        raise AssertionError("The pull's button cannot be tapped.")
 
     def move_into_subgraph(self) -> None:
         """Make one node of the whole graph, and open it."""
