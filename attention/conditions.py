@@ -29,13 +29,13 @@ class Conditions:
     Attributes:
         latents: for each condition [1 or n, C, h, w] for n pictures, clean, as the VAE gives them.
         offsets: for each condition how many tokens down and to the right of the picture's its own positions stand.
-        one_scene: whether the pictures are one scene, which starts from one noise.
+        levels: how many pictures show the same scene, which starts from one noise.
         tiled: whether large pictures go through the model in tiles.
     """
 
     latents: tuple[Tensor, ...]
     offsets: tuple[tuple[int, int], ...]
-    one_scene: bool = False
+    levels: int = 1
     tiled: bool = False
 
     def arrange(self, pictures: int) -> Rows:
@@ -50,7 +50,7 @@ class Conditions:
                     f"The sampler got a batch of {pictures} latents, but {latent.shape[0]} photos condition it. "
                     "Connect the latent output of the same node to the sampler."
                 )
-        places = [(0, picture) if self.one_scene else (picture, 0) for picture in range(pictures)]
+        places = [divmod(picture, self.levels) for picture in range(pictures)]
         table = [Row(0.0, *place, picture, picture) for picture, place in enumerate(places)]
         for number in range(len(self.latents)):
             start = len(table)

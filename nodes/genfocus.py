@@ -19,6 +19,7 @@ from ..optics.focus import Focus
 from ..optics.lens import REFERENCE_SIZE
 from ..sweep.values import Sweep, parse_blurs
 from ..weights.genfocus import Genfocus
+from .latent import repeat_scenes
 from .schema import ADAPTER, FOCUS, SWEEP, schema, validation
 
 # Tokens that the pre-deblurred picture stands to the right of the photo in the reference.
@@ -155,51 +156,51 @@ class BokehRefocus(io.ComfyNode):
     ) -> io.NodeOutput:
         pieces = _pieces(model, adapter, vae)
         by_focus = focus is not None and defocus is None
-        radii, sweep, size = _of_focus(focus, blurs) if by_focus else _of_map(defocus, focus, blurs)
-        count = len(sweep.values)
+        radii, sweep, size = _of_focus(focus, blurs) if by_focus else _of_map(defocus, focus, blurs, len(image))
         if size != image.shape[1:3]:
             raise ValueError(
                 f"The {'focus' if by_focus else 'defocus map'} is for a picture of {size[1]} x {size[0]}, but the "
                 f"photo is {_size(image)}. Connect the same picture to Bokeh Focus."
             )
-        if len(image) not in (1, count):
+        if len(image) != sweep.scenes:
             raise ValueError(
-                f"There are {len(image)} photos, but the focus is for {count}. Connect the same pictures to both nodes."
+                f"There are {len(image)} photos, but the {'focus' if by_focus else 'defocus map'} is for "
+                f"{sweep.scenes}. Connect the same pictures to both nodes."
             )
-        one_scene = len(image) == 1
         photo = vae.encode(_cut(image))
-        bar, maps = ProgressBar(count), []
-        for row in range(count):
+        bar, maps = ProgressBar(len(sweep)), []
+        for row in range(len(sweep)):
             throw_exception_if_processing_interrupted()
             maps.append(vae.encode(_cut(defocus_map(radii(row)))))
             bar.update(1)
-        maps = torch.cat(maps)
-        conditions = Conditions((photo, maps), (_HERE, _HERE), one_scene, tiles)
-        latent = {"samples": torch.zeros_like(maps)} | ({"batch_index": [0] * count} if one_scene else {})
+        photos = photo.repeat_interleave(sweep.levels, 0)
+        conditions = Conditions((photos, torch.cat(maps)), (_HERE, _HERE), sweep.levels, tiles)
+        latent = repeat_scenes({"samples": torch.zeros_like(photo)}, sweep.levels)
         return io.NodeOutput(install_conditions(model, pieces, conditions), latent, sweep)
 
 
-# The radius map [H, W] of a picture by its number, the sweep, and height and width.
+# The radius map [H, W] of a picture by its number, the sweep (each photo is a scene), and height and width.
 _Radii = tuple[Callable[[int], Tensor], Sweep, tuple[int, int]]
 
 
 def _of_focus(focus: Focus, blurs: str) -> _Radii:
-    sweep = focus.sweep if focus.swept else Sweep(tuple(focus.blur.tolist()))
-    if blurs.strip():
-        values = parse_blurs(blurs)
-        if len(focus) > 1 and len(values) > 1:
-            raise ValueError(
-                f"Bokeh Focus gives {len(focus)} planes and {len(values)} blurs were asked for, but one picture "
-                "shows one of each. Choose one plane, or leave blurs empty."
-            )
-        count = max(len(focus), len(values))
-        plane, blur = focus.plane.expand(count), focus.plane.new_tensor(values).expand(count)
-        focus = replace(focus, plane=plane, blur=blur)
-        sweep = focus.sweep if len(values) == 1 and focus.swept else Sweep(tuple(blur.tolist()))
-    return focus.defocus, sweep, tuple(focus.disparity.shape[1:])
+    values = parse_blurs(blurs) if blurs.strip() else ()
+    if focus.swept and len(values) > 1:
+        raise ValueError(
+            f"Bokeh Focus gives {len(focus)} planes and {len(values)} blurs were asked for, but one picture shows one "
+            "of each. Choose one plane, or leave blurs empty."
+        )
+    pictures = [(row, blur) for row in range(len(focus)) for blur in values or (focus.blur[row].item(),)]
+
+    def radii(number: int) -> Tensor:
+        row, blur = pictures[number]
+        return replace(focus, blur=torch.full_like(focus.blur, blur)).defocus(row)
+
+    sweep = focus.sweep if focus.swept else Sweep(tuple(blur for _, blur in pictures), scenes=len(focus))
+    return radii, sweep, tuple(focus.disparity.shape[1:])
 
 
-def _of_map(defocus: Tensor | None, focus: Focus | None, blurs: str) -> _Radii:
+def _of_map(defocus: Tensor | None, focus: Focus | None, blurs: str, photos: int) -> _Radii:
     if defocus is None:
         raise ValueError(
             "Nothing says how far each thing is. Connect the focus of Bokeh Focus, which takes the photo and its depth "
@@ -213,7 +214,8 @@ def _of_map(defocus: Tensor | None, focus: Focus | None, blurs: str) -> _Radii:
     defocus = defocus.reshape(-1, *defocus.shape[-2:])
     size = tuple(defocus.shape[1:])
     largest = defocus.abs().amax((1, 2)) * REFERENCE_SIZE / min(size)
-    return defocus.__getitem__, Sweep(tuple(largest.tolist())), size
+    # Of one photo they are a sweep.
+    return defocus.__getitem__, Sweep(tuple(largest.tolist()), scenes=1 if photos == 1 else len(defocus)), size
 
 
 def _pieces(model, adapter, vae) -> list[Piece]:

@@ -65,7 +65,7 @@ class BokehPrompt(io.ComfyNode):
     def execute(cls, clip, template: str, blur: float, lowest: float, sweep: Sweep | None = None) -> io.NodeOutput:
         sweep = sweep or Sweep((blur,))
         values, notes = at_least(lowest, sweep.values)
-        prompts = fill(template, values, sweep.one_scene.labels * sweep.scenes)
+        prompts = fill(template, values, sweep.level_labels)
         bar = ProgressBar(len(set(prompts)))
 
         def on_encoded(done: int, total: int) -> None:

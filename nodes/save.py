@@ -95,7 +95,7 @@ class BokehSweepSave(io.ComfyNode):
 
             saved = save_sweep(
                 pictures,
-                sweep.one_scene,
+                sweep.scene(scene),
                 parent,
                 name,
                 counter + scene,

@@ -51,7 +51,7 @@ class BokehSweepView(io.ComfyNode):
     @classmethod
     def execute(cls, images, sweep: Sweep, level: float = PIVOT_LEVEL) -> io.NodeOutput:
         sweep.check(len(images))
-        row = sweep.reference_row if level == PIVOT_LEVEL else nearest(sweep.values, level)
+        row = sweep.reference_row if level == PIVOT_LEVEL else nearest(sweep.scene(0).values, level)
         files = ui.PreviewImage(images.float(), cls=cls).values
         # A key of its own, which the page's script reads.
         told = {**shown(sweep, files, (images.shape[2], images.shape[1])), "remarks": remarks(images, sweep)}
@@ -69,7 +69,7 @@ def shown(sweep: Sweep, files: list[dict], size: tuple[int, int]) -> dict:
         size: width and height of every picture in px.
     """
     captions = sweep.captions or (None,) * len(sweep)
-    rows = zip(files, sweep.values, sweep.one_scene.labels * sweep.scenes, captions, strict=True)
+    rows = zip(files, sweep.values, sweep.level_labels, captions, strict=True)
     return {
         "name": sweep.name,
         "pivot": sweep.pivot,

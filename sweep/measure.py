@@ -64,7 +64,7 @@ def measure_sweep(
         reports.append(
             _measure_scene(
                 images[rows],
-                sweep.one_scene,
+                sweep.scene(scene),
                 mask if mask is None or len(mask) == 1 else mask[rows],
                 on_picture,
                 plain,

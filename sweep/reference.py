@@ -56,7 +56,7 @@ def rendered_scenes(
 
         pictures = images[scene * sweep.levels : (scene + 1) * sweep.levels]
         pictures, told = rendered(
-            pictures, sweep.one_scene, of_scene(depth), None if mask is None else of_scene(mask), on_share
+            pictures, sweep.scene(scene), of_scene(depth), None if mask is None else of_scene(mask), on_share
         )
         made.append(pictures)
         notes += told

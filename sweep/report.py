@@ -165,7 +165,9 @@ def together(reports: Sequence[Report]) -> Report:
     """The means over the scenes of one sweep."""
     if len(reports) == 1:
         return reports[0]
-    first = reports[0]
+    first, sweep = reports[0], reports[0].sweep
+    if any(report.sweep != sweep for report in reports):
+        sweep = replace(sweep, values=_means(report.sweep.values for report in reports), captions=())
     areas = []
     for parts in zip(*(report.areas for report in reports), strict=True):
         numbers = {
@@ -185,6 +187,7 @@ def together(reports: Sequence[Report]) -> Report:
         )
     return replace(
         first,
+        sweep=sweep,
         areas=tuple(areas),
         kept=_means(report.kept for report in reports),
         alignment=_means(report.alignment for report in reports),

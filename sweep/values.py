@@ -64,7 +64,8 @@ class Sweep:
         name: what the values are, as a label writes it ("blur", "alpha").
         captions: another name for each value ("f/1.4", "f/16"), or none at all.
         decimals: how many every label has; None for as many as its value needs, two at most.
-        scenes: how many scenes the batch shows, one after the other, each with the same values.
+        scenes: how many scenes the batch shows, one after the other, each with the same values; where each has one
+            picture only, as photos have, it may be a value of its own.
     """
 
     values: tuple[float, ...]
@@ -97,23 +98,25 @@ class Sweep:
     def reference_row(self) -> int:
         """Row that stands for the (first scene's) pivot: the pivot itself, else the picture nearest to it, else
         the one nearest to the middle of the values."""
-        target = self.pivot if self.pivot is not None else (min(self.values) + max(self.values)) / 2
-        return nearest(self.values, target)
+        values = self.scene(0).values
+        return nearest(values, (min(values) + max(values)) / 2 if self.pivot is None else self.pivot)
 
     @property
     def sharpest_row(self) -> int:
         """Row of the (first scene's) lowest value."""
-        return self.values.index(min(self.values))
+        values = self.scene(0).values
+        return values.index(min(values))
 
     @property
     def softest_row(self) -> int:
         """Row of the (first scene's) highest value."""
-        return self.values.index(max(self.values))
+        values = self.scene(0).values
+        return values.index(max(values))
 
-    @property
-    def one_scene(self) -> Sweep:
-        """The sweep of the first scene alone; every scene has the same."""
-        return replace(self, values=self.values[: self.levels], captions=self.captions[: self.levels], scenes=1)
+    def scene(self, number: int) -> Sweep:
+        """The sweep of one scene alone, counted from 0."""
+        rows = slice(number * self.levels, (number + 1) * self.levels)
+        return replace(self, values=self.values[rows], captions=self.captions[rows], scenes=1)
 
     def for_pictures(self, masks):
         """Masks [H, W] or [n, H, W] with one for each picture where they come one for each of several scenes."""
@@ -130,11 +133,15 @@ class Sweep:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """One short label a picture: its caption, else such as ``blur 12.5``; of several scenes with its number."""
-        labels = self.captions or tuple(f"{self.name} {number}" for number in self.short_labels)
+        """One short label a picture: that of its level, of several scenes with its scene's number."""
         if self.scenes == 1:
-            return labels
-        return tuple(f"scene {row // self.levels + 1}, {label}" for row, label in enumerate(labels))
+            return self.level_labels
+        return tuple(f"scene {row // self.levels + 1}, {label}" for row, label in enumerate(self.level_labels))
+
+    @property
+    def level_labels(self) -> tuple[str, ...]:
+        """One short label a picture: its caption, else such as ``blur 12.5``."""
+        return self.captions or tuple(f"{self.name} {number}" for number in self.short_labels)
 
     @property
     def short_labels(self) -> tuple[str, ...]:
