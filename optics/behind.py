@@ -2,170 +2,200 @@
 
 A picture does not say what a near thing hides, but its blurred edge lets it through. For the pixels of a range of
 signed radii, a layer continues what lies beyond their edges: the picture with everything as near as they are, or
-nearer, replaced by light and signed radius of what is farther, by pull and push (`light.fill`).
+nearer, replaced by light and signed radius of what is farther, by pull and push (`light.fill`). What is seen of it only
+through large discs is rendered from cells of several pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .edges import GROWTH, SMALLEST, SOFT, Parted, reach_of
-from .levels import Levels
 from .light import fill
-from .tiles import STRIP, Scene, window_of
+from .tiles import STRIP, TILE, Lens, Scene, Tiles, laid_over, placed, window_of
 
 # Weight of what was filled in beside what is seen: that counts wherever a disc reaches it, as on the other side of the
 # edge.
 FILLED = 0.02
 # How far a layer reaches behind a thing, in its discs: one that a pixel sees, and more that nothing spills into that.
 REACH = 4.0
-# What is filled in has no detail: it is made on cells of this part of the largest disc's radius, but of not more than
-# so many along the short side.
-CELL, CELLS = 1 / 8, 1024
+# Side of a layer's cells, as a part of the largest disc's radius.
+CELL = 1 / 4
 # Parts of all radii in which is looked whether there are any.
 BINS = 512
 
 
-class Farther(NamedTuple):
-    """Of a scene, by windows, what lies beyond a signed radius in px."""
-
-    scene: Scene
-    limit: float
-
-    def window(self, top: int, left: int, side: int) -> Scene:
-        part = self.scene.window(top, left, side)
-        return part._replace(light=part.light * (part.signed < self.limit))
-
-
 class Layer:
-    """What lies behind the pixels of a range of signed radii, of a picture by windows."""
+    """What lies behind the pixels of a range of signed radii, on cells."""
 
-    def __init__(
-        self, picture: Parted, signed: Tensor, levels: Levels, ends: tuple[float, float], tell: Callable[[], None]
-    ) -> None:
+    def __init__(self, picture: Parted, signed: Tensor, ends: tuple[float, float], tell: Callable[[], None]) -> None:
         """
         Args:
             picture: its light without the coverage of mixed pixels, and that.
-            signed: radius in px of each pixel's disc, [h, w].
+            signed: radius in px of each pixel's disc, [H, W].
             ends: lowest and highest radius of the range.
             tell: called several times a second.
         """
-        self.picture, self.signed, self.levels = picture, signed, levels
-        self.ends, self.radius = ends, max(abs(end) for end in ends)
+        self.signed, self.ends, self.radius = signed, ends, max(abs(end) for end in ends)
         self.low, self.beyond = reach_of(ends[0])
         self.step = self.low - self.beyond
-        self.cell = 2 ** math.floor(math.log2(max(1, self.radius * CELL, min(signed.shape) / CELLS)))
-        sums = self._farther(tell)
-        values, weight = sums[:4] / sums[4:].clamp(min=1e-6), sums[4:]
-        filled, known = [], weight
+        self.cell = 2 ** math.floor(math.log2(max(1, self.radius * CELL)))
+        limits = -math.inf, self.beyond, self.low, math.inf
+        farther, between, near = self._sums(picture.light, signed, list(pairwise(limits)), tell)
+        weight, filled = farther[3:4], []
         # One map at a time: its steps need several times the memory of a map.
-        for maps in values:
+        for maps in farther[[0, 1, 2, 4]] / weight.clamp(min=1e-6):
             part, known = fill(maps[None, None], weight[None], REACH * self.radius / self.cell)
             filled.append(part[0])
             tell()
-        known = known[0].clamp(max=1)
-        self.filled = torch.cat([torch.cat(filled) * known, known])
+        *light, behind = filled
+        known = known[0].clamp_(max=1)
+        self.behind = torch.cat([behind * known, known])
+        replaced = (known > 0) & (behind * near[3] < near[4] - self.step * near[3])
+        hidden = torch.cat([*light, torch.ones_like(known), behind]).mul_(FILLED * near[3])
+        self.light = farther.add_(between).add_(torch.where(replaced, hidden, near))
+        (self.coverage,) = self._sums(picture.coverage, picture.signed, [limits[:2]], tell)
 
-    def _farther(self, tell: Callable[[], None]) -> Tensor:
-        """Sums over cells of light and radius of what is farther, by weight, and of the weight, [5, h, w]."""
-        parts = []
+    def _sums(
+        self, light: Tensor, signed: Tensor, ranges: list[tuple[float, float]], tell: Callable[[], None]
+    ) -> list[Tensor]:
+        """Of the pixels in each range of signed radii, sums over cells: light, weight, radius by weight, [5, h, w]."""
+        parts: list[list[Tensor]] = [[] for _ in ranges]
         rows = max(STRIP, self.cell)
-        for light, signed in zip(self.picture.light.split(rows, 1), self.signed.split(rows), strict=True):
-            farther = (signed < self.beyond) * light[3].clamp(max=1)
-            # The light is that of its weight already.
-            light = light[:3] * (farther / light[3].clamp(min=1e-6))
-            maps = torch.cat([light, (signed * farther)[None], farther[None]])
-            if self.cell > 1:
-                spare = -maps.shape[1] % self.cell, -maps.shape[2] % self.cell
-                maps = F.avg_pool2d(F.pad(maps, (0, spare[1], 0, spare[0])), self.cell) * self.cell**2
-            parts.append(maps)
+        for maps, radii in zip(light.split(rows, 1), signed.split(rows), strict=True):
+            spare = -maps.shape[1] % self.cell, -maps.shape[2] % self.cell
+            maps = torch.cat([maps, (maps[3] * radii)[None]])
+            for sums, (low, high) in zip(parts, ranges, strict=True):
+                own = maps * ((low <= radii) & (radii < high))
+                if self.cell > 1:
+                    own = F.avg_pool2d(F.pad(own, (0, spare[1], 0, spare[0])), self.cell) * self.cell**2
+                sums.append(own)
             tell()
-        return torch.cat(parts, 1)
+        return [torch.cat(sums, 1) for sums in parts]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return tuple(self.signed.shape)
+    def add_to(self, hidden: Tensor, lens: Lens, tell: Callable[[float], None]) -> None:
+        """Add the layer's light to [4, H, W], as much of it as counts, and how much that is."""
+        height, width = self.signed.shape
+        counts = torch.zeros_like(self.signed)
+        squares = [(top, left) for top in range(0, height, TILE) for left in range(0, width, TILE)]
+        for top, left in squares:
+            here = counts[top : top + TILE, left : left + TILE]
+            here.copy_(self._before(top, left)[: len(here), : here.shape[1]])
+            tell(0.0)
+        if not counts.any():
+            return
+        spare = -height % self.cell, -width % self.cell
+        asked = F.max_pool2d(F.pad(counts, (0, spare[1], 0, spare[0]))[None], self.cell)
+        # One cell more on each side, to interpolate to.
+        asked = F.max_pool2d(asked, 3, 1, 1)[0] > 0
+        cells = self._light(asked, lens, tell)
+        for top, left in squares:
+            here = slice(top, top + TILE), slice(left, left + TILE)
+            own = counts[here]
+            if own.any():
+                light = _enlarged(cells, self.cell, top, left)[:, : own.shape[0], : own.shape[1]]
+                hidden[(slice(3), *here)].addcmul_(light, own)
+                hidden[(3, *here)].add_(own)
+                tell(1.0)
 
-    def window(self, top: int, left: int, side: int) -> Scene:
-        """A square of the layer, with no light outside the picture."""
-        signed, (*filled, behind), known = self._around(top, left, side)
-        light = window_of(self.picture.light, top, left, side)
-        replaced = (known > 0) & (signed >= self.low) & (behind < signed - self.step) & (light[3] > 0)
-        weight = torch.where(replaced, FILLED, light[3])
-        light = torch.where(replaced, torch.stack(filled) * FILLED, light[:3])
-        signed = torch.where(replaced, behind, signed)
-        return Scene(torch.cat([light, weight[None]]), signed, *self.levels.place(signed))
+    def _light(self, asked: Tensor, lens: Lens, tell: Callable[[float], None]) -> Tensor:
+        """Light [3, h, w] of the cells that are asked for."""
+        light, coverage = (sums[:4] / self.cell**2 for sums in (self.light, self.coverage))
+        radii = [sums[4] / sums[3].clamp(min=1e-9) / self.cell for sums in (self.light, self.coverage)]
+        tiles = Tiles(lens, radii[0])
+        scene, more = (
+            Scene(maps, signed, *placed(signed, tiles.levels, lambda: tell(0.0)))
+            for maps, signed in zip((light, coverage), radii, strict=True)
+        )
+        out = torch.zeros_like(light[:3])
+        places = [place for place in tiles.places() if tiles.of(asked, place).any()]
+        for index, place in enumerate(places):
+            sums = tiles.sums(scene, more, place, lambda done, index=index: tell((index + done) / len(places)), asked)
+            here = tiles.of(out, place)
+            here.copy_(laid_over(sums)[0][:, : here.shape[1], : here.shape[2]])
+        return out
 
-    def before(self, top: int, left: int, side: int) -> Tensor:
-        """How much the layer counts as what lies behind each pixel, 0..1, [side, side]: with soft ends, for all that
+    def _before(self, top: int, left: int) -> Tensor:
+        """How much the layer counts as what lies behind each pixel of a square, 0..1: with soft ends, for all that
         changes at once would be seen as a line."""
-        signed = window_of(self.signed, top, left, side)
+        signed = window_of(self.signed, top, left, TILE)
         size = torch.where((signed < 0) == (self.low < 0), signed.abs(), 0).clamp_(min=1e-6)
         width = SOFT * math.log2(GROWTH)
         over = [((size / abs(end)).log2_() / width + 0.5).clamp_(0, 1) for end in self.ends]
         here = (over[1] - over[0]).abs()
         if not here.any():
             return here
-        _, maps, known = self._around(top, left, side)
+        behind, known = _enlarged(self.behind, self.cell, top, left)
         # Where the fill is hardly farther it is the same surface, a slope.
-        apart = ((signed - maps[3]) / self.step - 1).mul(2).clamp(0, 1)
-        return here * known * apart * self._near_farther(top, left, side)
+        apart = ((signed - behind / known.clamp(min=1e-6)) / self.step - 1).mul_(2).clamp_(0, 1)
+        return here * known * apart * self._near_farther(top, left)
 
-    def _near_farther(self, top: int, left: int, side: int) -> Tensor:
+    def _near_farther(self, top: int, left: int) -> Tensor:
         """1 for at least every pixel within a disc's radius of what is farther, soon falling to 0."""
         cell = math.ceil(self.radius / 4)
         start = (top // cell - 7) * cell, (left // cell - 7) * cell
-        count = max(top + side - start[0], left + side - start[1]) // cell + 8
+        count = max(top + TILE - start[0], left + TILE - start[1]) // cell + 8
         window = window_of(self.signed, *start, count * cell)
-        inside = window_of(torch.ones((), device=window.device).expand(self.shape), *start, count * cell) > 0
+        inside = window_of(torch.ones((), device=window.device).expand(self.signed.shape), *start, count * cell) > 0
         farther = ((window < self.beyond) & inside).float()
         cells = F.max_pool2d(F.max_pool2d(farther[None], cell), 11, 1, 5)
         near = F.interpolate(cells[None], scale_factor=cell, mode="bilinear", align_corners=False)[0, 0]
-        return near[top - start[0] :, left - start[1] :][:side, :side]
-
-    def _around(self, top: int, left: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a window: the picture's signed radius, what is filled in [4, side, side], and how well it is known."""
-        signed = window_of(self.signed, top, left, side)
-        # One cell more on each side, to interpolate to.
-        start = top // self.cell - 1, left // self.cell - 1
-        skipped = top - start[0] * self.cell, left - start[1] * self.cell
-        count = (max(skipped) + side) // self.cell + 2
-        height, width = self.filled.shape[1:]
-        rows, columns = (
-            torch.arange(first, first + count, device=signed.device).clamp_(0, last - 1)
-            for first, last in zip(start, (height, width), strict=True)
-        )
-        cells = self.filled[:, rows[:, None], columns]
-        maps = F.interpolate(cells[None], scale_factor=self.cell, mode="bilinear", align_corners=False)[0]
-        maps = maps[:, skipped[0] : skipped[0] + side, skipped[1] : skipped[1] + side]
-        return signed, maps[:4] / maps[4].clamp(min=1e-6), maps[4]
+        return near[top - start[0] :, left - start[1] :][:TILE, :TILE]
 
 
-def layers_behind(picture: Parted, signed: Tensor, levels: Levels, tell: Callable[[], None]) -> Iterator[Layer]:
-    """The layers behind the near things of a picture, one for each range of radii that may have any."""
+def light_behind(picture: Parted, signed: Tensor, lens: Lens, tell: Callable[[float], None]) -> Tensor:
+    """Light of what lies behind the near things of a picture, times how well it is known, and that, [4, H, W].
+
+    ``tell`` is called several times a second with the part of the work that is done.
+    """
+    hidden = torch.zeros_like(picture.light)
+    ranges = _ranges(signed)
+    for index, ends in enumerate(ranges):
+
+        def told(done: float, index: int = index) -> None:
+            tell((index + done) / len(ranges))
+
+        Layer(picture, signed, ends, lambda told=told: told(0.0)).add_to(hidden, lens, told)
+    return hidden
+
+
+def _enlarged(cells: Tensor, cell: int, top: int, left: int) -> Tensor:
+    """Cells [C, h, w] interpolated to the pixels of a square."""
+    if cell == 1:
+        return window_of(cells, top, left, TILE)
+    # One cell more on each side, to interpolate to.
+    start = top // cell - 1, left // cell - 1
+    skipped = top - start[0] * cell, left - start[1] * cell
+    count = (max(skipped) + TILE) // cell + 2
+    rows, columns = (
+        torch.arange(first, first + count, device=cells.device).clamp_(0, last - 1)
+        for first, last in zip(start, cells.shape[1:], strict=True)
+    )
+    part = cells[:, rows[:, None], columns][None]
+    pixels = F.interpolate(part, scale_factor=cell, mode="bilinear", align_corners=False)[0]
+    return pixels[:, skipped[0] : skipped[0] + TILE, skipped[1] : skipped[1] + TILE]
+
+
+def _ranges(signed: Tensor) -> list[tuple[float, float]]:
+    """Ranges of signed radii, from ``SMALLEST`` on either side, that pixels with something behind them may lie in."""
     lowest, highest = (extreme.item() for extreme in signed.aminmax())
     if lowest == highest:
-        return
+        return []
     counts = torch.histc(signed, BINS, lowest, highest)
-    for low, high in _ranges(max(-lowest, highest)):
+    edges = [SMALLEST]
+    while edges[-1] <= max(-lowest, highest) * GROWTH:
+        edges.append(edges[-1] * GROWTH)
+    near, found = list(pairwise(edges)), []
+    for low, high in [(-high, -low) for low, high in near] + near:
         start, beyond = reach_of(low)
         ends = start, high * GROWTH ** math.copysign(SOFT / 2, high)
         first, last = (math.floor((end - lowest) / (highest - lowest) * BINS) for end in ends)
         if lowest < beyond and counts[max(0, first) : max(0, last + 1)].any():
-            yield Layer(picture, signed, levels, (low, high), tell)
-
-
-def _ranges(largest: float) -> list[tuple[float, float]]:
-    """Ranges of signed radii from ``SMALLEST`` to ``largest`` on either side, the farthest first."""
-    edges = [SMALLEST]
-    while edges[-1] <= largest * GROWTH:
-        edges.append(edges[-1] * GROWTH)
-    ranges = list(pairwise(edges))
-    return [(-high, -low) for low, high in reversed(ranges)] + ranges
+            found.append((low, high))
+    return found

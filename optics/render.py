@@ -3,29 +3,24 @@ and layers of what near things hide (`behind`)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .behind import Farther, Layer, layers_behind
+from .behind import light_behind
 from .check import check, check_finite, check_lens, check_radius, per_picture
 from .defocus import DISPLAY_GAMMA, Aperture, disc_radius
-from .discs import Discs
 from .edges import parted
-from .levels import Levels
 from .light import light_by_strips, to_picture
-from .tiles import Scene, Sums, laid_over, placed, tile_sums
+from .tiles import Lens, Scene, Tiles, laid_over, placed, window_of
 
-# Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
-TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
-# With cat's eye a tile is an eighth of the picture, but not below this.
-SMALL_TILE = 64
 # Parts that work is told in.
 PARTS = 1000
 # Share of the work that is told as done before the first tile, and the steps after which half of it is.
 PREPARED, HALF_PREPARED = 0.1, 20
+# And, of the rest, what lies behind near things.
+BEHIND = 0.5
 # What a picture's maps take at most, and the tiles with them.
 BYTES_PER_PIXEL = 160
 
@@ -86,99 +81,63 @@ def render_defocus(
     check_lens(gamma, blades, rotation, cats_eye, highlight)
     check_finite(picture, "pictures")
     check_finite(signed, "radii")
-    height, width = signed.shape
     lowest, highest = (extreme.item() for extreme in signed.aminmax())
-    largest = max(-lowest, highest)
-    check_radius(largest, height, width)
+    check_radius(max(-lowest, highest), *signed.shape)
     out = picture.clone()
-    levels = Levels(lowest, highest)
-    if len(levels) > 1:
-        side = TILE if largest < LARGE_RADIUS else LARGE_TILE
-        if cats_eye:
-            side = min(side, max(SMALL_TILE, 2 ** round(math.log2(max(height, width) / 8))))
-        shape = Aperture(blades, rotation) if aperture is None else aperture.to(picture.device)
-        work = _Work(levels, Discs(shape, cats_eye, (height, width), side, picture.device), side, on_part)
-        work.prepared()
-        light = light_by_strips(picture, gamma, highlight, work.prepared)
-        more, layers = None, []
+    if lowest < 0 or highest > 0:
+        lens = Lens(Aperture(blades, rotation) if aperture is None else aperture.to(picture.device), cats_eye)
+        told = _Told(on_part)
+        told.prepared()
+        light = light_by_strips(picture, gamma, highlight, told.prepared)
+        tiles = Tiles(lens, signed)
+        more = hidden = None
+        start = 0.0
         if behind:
-            parts = parted(light, signed, work.prepared)
+            parts = parted(light, signed, told.prepared)
+            hidden = light_behind(parts, signed, lens, lambda done: told.share(BEHIND * done))
             light, coverage, at = parts
-            more = Scene(coverage, at, *placed(at, levels, work.prepared))
-            layers = list(layers_behind(parts, signed, levels, work.prepared))
-        scene = Scene(light, signed, *placed(signed, levels, work.prepared))
-        tiles = [(top, left) for top in range(0, height, side) for left in range(0, width, side)]
-        for index, (top, left) in enumerate(tiles):
-            light, untouched = work.tile(scene, more, layers, (top, left), index / len(tiles), 1 / len(tiles))
-            here = slice(top, top + side), slice(left, left + side)
-            new = to_picture(light, gamma).movedim(0, -1)
-            out[here] = torch.where(untouched[..., None], out[here], new.to(out.dtype))
+            more = Scene(coverage, at, *placed(at, tiles.levels, told.again))
+            start = BEHIND
+        scene = Scene(light, signed, *placed(signed, tiles.levels, told.again))
+        places = tiles.places()
+        for index, place in enumerate(places):
+
+            def tell(done: float, index: int = index) -> None:
+                told.share(start + (1 - start) * (index + done) / len(places))
+
+            sums = tiles.sums(scene, more, place, tell)
+            light, untouched = laid_over(sums, None if hidden is None else window_of(hidden, *place, tiles.side))
+            here = tiles.of(out.movedim(-1, 0), place)
+            new = to_picture(light, gamma)[:, : here.shape[1], : here.shape[2]]
+            here.copy_(torch.where(untouched[: here.shape[1], : here.shape[2]], here, new))
     if on_part is not None:
         on_part(1, 1)
     return out
 
 
-class _Work:
-    """Tiles of one picture, with what is told of them."""
+class _Told:
+    """What is told of the work on one picture."""
 
-    def __init__(self, levels: Levels, discs: Discs, side: int, on_part: Callable[[int, int], None] | None) -> None:
-        self.levels, self.discs, self.side, self.on_part = levels, discs, side, on_part
-        self.steps = 0
-
-    def tile(
-        self,
-        scene: Scene,
-        more: Scene | None,
-        layers: list[Layer],
-        place: tuple[int, int],
-        done: float,
-        share: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Light [3, h, w] of a tile, and where [h, w] it is only its own.
-
-        ``done`` and ``share``: how much of all tiles was done before, and this one is.
-        """
-        hidden = None
-        for layer in layers:
-            before = layer.before(*place, self.side)
-            self.tell(done)
-            if before.any():
-                sums = self._sums(layer, Farther(more, layer.beyond), place, done, 0.0, before > 0)
-                light, _ = laid_over(sums)
-                light = torch.cat([light * before, before[None]])
-                hidden = light if hidden is None else hidden.add_(light)
-        sums = self._sums(scene, more, place, done, share)
-        light, untouched = laid_over(sums, hidden)
-        height, width = scene.shape
-        here = slice(0, height - place[0]), slice(0, width - place[1])
-        return light[(..., *here)], untouched[here]
-
-    def _sums(
-        self,
-        scene: Scene | Layer,
-        more: Scene | Farther | None,
-        place: tuple[int, int],
-        done: float,
-        share: float,
-        asked: Tensor | None = None,
-    ) -> Sums:
-        def on_level(level: int, levels: int) -> None:
-            self.tell(done + share * level / levels)
-
-        return tile_sums(scene, more, self.levels, self.discs, *place, self.side, asked, on_level)
+    def __init__(self, on_part: Callable[[int, int], None] | None) -> None:
+        self.on_part, self.steps, self.done = on_part, 0, 0.0
 
     def prepared(self) -> None:
         """Tell of a step before the first tile. How many there are shows only at the end."""
         self._tell(PREPARED * self.steps / (self.steps + HALF_PREPARED))
         self.steps += 1
 
-    def tell(self, share: float) -> None:
-        """Of how much of all tiles is done."""
-        self._tell(PREPARED + (1 - PREPARED) * share)
+    def share(self, done: float) -> None:
+        """Tell of how much of all layers and tiles is done."""
+        self._tell(PREPARED + (1 - PREPARED) * done)
 
-    def _tell(self, share: float) -> None:
+    def again(self) -> None:
+        """Tell of a step between them."""
+        self._tell(self.done)
+
+    def _tell(self, done: float) -> None:
+        self.done = done
         if self.on_part is not None:
-            self.on_part(round(share * PARTS), PARTS)
+            self.on_part(round(done * PARTS), PARTS)
 
 
 def _part_of(on_part: Callable[[int, int], None], index: int, count: int) -> Callable[[int, int], None]:

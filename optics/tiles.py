@@ -27,10 +27,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .defocus import Aperture
 from .discs import Discs, good_size
 from .edges import beyond
 from .levels import Levels, enlarged
 
+# Side of a tile in px, and the radius from which tiles are larger, because what reaches into them has to be read too.
+TILE, LARGE_TILE, LARGE_RADIUS = 256, 512, 48.0
+# With cat's eye a tile is an eighth of the picture, but not below this.
+SMALL_TILE = 64
 # What rounding in a Fourier transform may leave where there is no light.
 NOTHING = 1e-5
 # Rows of a picture that are placed at once.
@@ -95,23 +100,70 @@ def laid_over(sums: Sums, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]
     return light, alone & (signed.abs() <= 0.5)
 
 
-def tile_sums(
+class Lens(NamedTuple):
+    """An aperture, its shape or a drawn one of `discs.drawn_aperture`, and how strong cat's eye is, 0..1."""
+
+    aperture: Aperture | Tensor
+    cats_eye: float
+
+
+class Tiles:
+    """The tiles of a picture, with levels and discs of its radii."""
+
+    def __init__(self, lens: Lens, signed: Tensor) -> None:
+        """``signed``: radius in px of each pixel's disc, [H, W]."""
+        lowest, highest = (extreme.item() for extreme in signed.aminmax())
+        self.shape = height, width = tuple(signed.shape)
+        # At least two, where all is in focus too.
+        self.levels = Levels(lowest, highest if lowest or highest else 0.25)
+        self.side = TILE if max(-lowest, highest) < LARGE_RADIUS else LARGE_TILE
+        if lens.cats_eye:
+            self.side = min(self.side, max(SMALL_TILE, 2 ** round(math.log2(max(height, width) / 8))))
+        self.discs = Discs(lens.aperture, lens.cats_eye, self.shape, self.side, signed.device)
+
+    def places(self) -> list[tuple[int, int]]:
+        """Top and left of each tile."""
+        height, width = self.shape
+        return [(top, left) for top in range(0, height, self.side) for left in range(0, width, self.side)]
+
+    def of(self, maps: Tensor, place: tuple[int, int]) -> Tensor:
+        """What of [..., H, W] lies in the picture, of the tile at a place."""
+        top, left = place
+        return maps[..., top : top + self.side, left : left + self.side]
+
+    def sums(
+        self,
+        scene: Scene,
+        more: Scene | None,
+        place: tuple[int, int],
+        tell: Callable[[float], None],
+        asked: Tensor | None = None,
+    ) -> Sums:
+        """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for.
+
+        ``asked``: at which pixels [H, W] the sums are needed, all without it; others are undefined. ``tell`` is called
+        several times a second with the part that is done.
+        """
+        top, left = place
+        if asked is None:
+            height, width = self.shape
+            here = slice(height - top), slice(width - left)
+        else:
+            here = window_of(asked, top, left, self.side)
+        return _tile_sums(scene, more, self, top, left, here, tell)
+
+
+def _tile_sums(
     scene: Scene,
     more: Scene | None,
-    levels: Levels,
-    discs: Discs,
+    tiles: Tiles,
     top: int,
     left: int,
-    side: int,
-    asked: Tensor | None,
-    on_level: Callable[[int, int], None] | None,
+    here: Tensor | tuple[slice, slice],
+    tell: Callable[[float], None],
 ) -> Sums:
-    """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for.
-
-    ``asked``: at which pixels [side, side] the sums are needed, all of the picture's without it; others are undefined.
-    """
-    height, width = scene.shape
-    here = asked if asked is not None else (slice(height - top), slice(width - left))
+    """`Tiles.sums` of a tile, ``here`` where they are needed."""
+    levels, discs, side = tiles.levels, tiles.discs, tiles.side
     seen = _Seen(scene.window(top, left, side), levels, here)
     done = 0
     for octave in sorted(set(levels.octaves)):
@@ -143,8 +195,7 @@ def tile_sums(
                     seen.add(j, enlarged(own, octave))
                 seen.add_own_disc(j, {name: enlarged(part, octave) for name, part in spread.items()})
             done += 1
-            if on_level is not None:
-                on_level(done, len(levels))
+            tell(done / len(levels))
         if before is not None:
             seen.sums.front.add_(enlarged(before, octave))
         if past is not None:

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from bokeh.optics import render
+from bokeh.optics import tiles
 from bokeh.optics.exact import render_exactly
 from bokeh.optics.levels import Levels
 from bokeh.optics.render import render_depth
@@ -114,7 +114,7 @@ def test_tiles_do_not_show(monkeypatch):
     image, disparity = scene("smooth")
     whole = render_depth(image, disparity, 0.3, 60.0)
     for side in (32, 96):
-        monkeypatch.setattr(render, "TILE", side)
+        monkeypatch.setattr(tiles, "TILE", side)
         assert (render_depth(image, disparity, 0.3, 60.0) - whole).abs().max() < 2e-3
 
 
