@@ -62,7 +62,15 @@ def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -
     """
     texts = [key for key in tensors if _TEXT_ENCODER.match(key)]
     converted = comfy.lora_convert.convert_lora({key: tensors[key] for key in tensors if key not in set(texts)})
-    patches = comfy.lora.load_lora(converted, comfy.lora.model_lora_keys_unet(model.model, {}))
+    for key, alpha in converted.items():
+        if key.endswith(".alpha") and alpha.numel() != 1:
+            raise ValueError(f"The LoRA {name} holds {list(alpha.shape)} numbers in {key}, expected one. Get it again.")
+    try:
+        patches = comfy.lora.load_lora(converted, comfy.lora.model_lora_keys_unet(model.model, {}))
+    except KeyError as missing:
+        raise ValueError(
+            f"The LoRA {name} has one of two matrices only: it holds no {missing.args[0]}. Get it again."
+        ) from None
     if not patches:
         kind = type(model.model).__name__
         raise ValueError(
@@ -71,8 +79,13 @@ def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -
         )
     network = model.model.diffusion_model
     pieces = [_piece(target, patch, network, name) for target, patch in patches.items()]
-    notes = (f"{len(texts)} tensors of {name} are for text encoders and are left out.",) if texts else ()
-    return pieces, notes
+    notes = [f"{len(texts)} tensors of {name} are for text encoders and are left out."] if texts else []
+    if left := converted.keys() - set().union(*(patch.loaded_keys for patch in patches.values())):
+        notes.append(
+            f"{len(left)} tensors of {name} belong to no layer of this model, or are half a product, and are left out: "
+            f"{min(left)}{', ...' if len(left) > 1 else ''}."
+        )
+    return pieces, tuple(notes)
 
 
 def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) -> Piece:

@@ -227,8 +227,10 @@ def _pieces(model, adapter, vae) -> list[Piece]:
         )
     if vae is None:
         raise ValueError("There is no VAE: this checkpoint holds none. Load FLUX's with Load VAE.")
-    pieces, _ = read_pieces(adapter.tensors, model, adapter.source)
+    pieces, left = read_pieces(adapter.tensors, model, adapter.source)
     check_model(model)
+    if left:
+        raise ValueError(f"{' '.join(left)} Connect the FLUX.1-dev that Genfocus was made for, with all its blocks.")
     return pieces
 
 

@@ -22,6 +22,7 @@ from ..files import whole_file
 from .settings import AdapterError
 
 _KEY = re.compile(r"transformer\.(.+)\.(lora_[AB](\.default)?\.weight|alpha)")
+_PAIRS = [[f"lora_{part}{middle}.weight" for part in "AB"] for middle in ("", ".default")]
 _OWN = re.compile(r"x_embedder|transformer_blocks\.\d+\.norm1\.linear|single_transformer_blocks\.\d+\.norm\.linear")
 _TEXT = re.compile(r"(context_embedder|norm1_context|add_[qkv]_proj|to_add_out|ff_context)")
 
@@ -48,15 +49,27 @@ def is_genfocus(names: Iterable[object]) -> bool:
 
 def build_genfocus(tensors: Mapping[str, Tensor], source: str) -> Genfocus:
     """A file's tensors, checked for pairs that fit each other. Raises AdapterError."""
-    for name, down in tensors.items():
-        if ".lora_A" not in name:
-            continue
-        up = tensors.get(name.replace(".lora_A", ".lora_B"))
-        if up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
-            raise AdapterError(f"{source}: {name[:200]} has no matching lora_B. Get the file again.")
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
         # In a type that has the operation, as those of a byte have not.
-        if not (down.float().isfinite().all() and up.float().isfinite().all()):
+        if not tensor.float().isfinite().all():
             raise AdapterError(f"{source}: {name[:200]} holds NaN or infinite values. Get the file again.")
+        found = _KEY.fullmatch(name)
+        modules.setdefault(found[1], {})[found[2]] = tensor
+    for module, parts in modules.items():
+        alpha = parts.pop("alpha", None)
+        if alpha is not None and alpha.numel() != 1:
+            raise AdapterError(
+                f"{source}: the alpha of {module[:200]} is {list(alpha.shape)} numbers, expected one. Get the file "
+                "again."
+            )
+        down, up = (parts[name] for name in sorted(parts)) if sorted(parts) in _PAIRS else (None, None)
+        if down is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+            held = ", ".join(f"{name} {list(parts[name].shape)}" for name in sorted(parts)) or "an alpha alone"
+            raise AdapterError(
+                f"{source}: for {module[:200]} it holds {held}, expected a lora_A of [r, in] and a lora_B of [out, r]. "
+                "Get the file again."
+            )
     return Genfocus(dict(tensors), source)
 
 

@@ -165,6 +165,8 @@ def test_what_is_none_of_genfocus_is_refused_by_name(load, load_genfocus):
     text = {f"transformer.transformer_blocks.0.attn.add_q_proj.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}
     with pytest.raises(AdapterError, match="LoRA"):
         load(random_lora(flux, {"x_embedder": 2}) | text)
+    with pytest.raises(ValueError, match=r"12 tensors of .* belong to no layer of this model.* with all its blocks"):
+        nodes_on(golden, load_genfocus, model=build_flux({**flux, "num_single_layers": flux["num_single_layers"] - 1}))
     with pytest.raises(ValueError, match="changes nothing in this model"):
         nodes_on(golden, load_genfocus, model=build_case("sd15").model)
     inputs = {"model": golden.model, "adapter": load_genfocus(golden), "vae": Latents(golden, []), "blurs": ""}
@@ -179,6 +181,29 @@ def test_what_is_none_of_genfocus_is_refused_by_name(load, load_genfocus):
         run_node("BokehRefocus", **inputs, image=photo, defocus=torch.zeros(1, 64, 64), focus=object())
     with pytest.raises(ValueError, match="NaN"):
         run_node("BokehRefocus", **inputs, image=photo, defocus=torch.full((1, 64, 64), float("nan")))
+
+
+def test_pairs_that_lack_a_half_and_odd_alphas_are_refused_by_name(load):
+    flux = Golden("genfocus_bokeh").case["flux"]
+    whole, name = random_lora(flux, {"x_embedder": 2, f"{SINGLE}proj_out": 3}, 2.0), "transformer.x_embedder"
+    down, up, alpha = f"{name}.lora_A.weight", f"{name}.lora_B.weight", f"{name}.alpha"
+
+    def without(*keys: str) -> dict:
+        return {key: value for key, value in whole.items() if key not in keys}
+
+    for tensors, words in (
+        (without(down), r"for x_embedder it holds lora_B.weight .* expected a lora_A"),
+        (without(up), r"for x_embedder it holds lora_A.weight .* expected a lora_A"),
+        (without(up, down), "for x_embedder it holds an alpha alone"),
+        (without(up) | {f"{name}.lora_B.default.weight": whole[up]}, "for x_embedder it holds"),
+        (whole | {f"{name}.lora_B.default.weight": whole[up].clone()}, "for x_embedder it holds"),
+        (whole | {up: whole[up][:, :1].contiguous()}, "for x_embedder it holds"),
+        (whole | {alpha: torch.ones(2)}, r"alpha of x_embedder is \[2\] numbers, expected one"),
+        (whole | {alpha: torch.tensor(float("nan"))}, r"x_embedder.alpha holds NaN"),
+    ):
+        with pytest.raises(AdapterError, match=words):
+            load(tensors)
+    assert load(whole | {alpha: torch.ones(1)}).tensors[alpha].item() == 1
 
 
 def test_a_map_of_ones_own_is_the_focus_that_says_the_same(load_genfocus):

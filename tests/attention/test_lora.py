@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import comfy.sd
 import folder_paths
@@ -226,6 +227,22 @@ def test_what_is_no_product_of_two_matrices_is_refused_by_name():
         read_pieces(odd, model, "FILE")
     with pytest.raises(ValueError, match="changes nothing in this model"):
         read_pieces(diffusers_flux(), model, "FILE")
+
+
+def test_half_a_product_an_odd_alpha_and_layers_that_are_not_there_are_said():
+    model = build_case("sd15").model
+    whole = of_every_layer(model, "kohya")
+    (up, *_) = (key for key in whole if key.endswith(".lora_up.weight"))
+    down, alpha = up.replace("lora_up", "lora_down"), up.replace("lora_up.weight", "alpha")
+    with pytest.raises(ValueError, match=rf"one of two matrices only: it holds no {re.escape(down)}\. Get it again"):
+        read_pieces({key: value for key, value in whole.items() if key != down}, model, "FILE")
+    with pytest.raises(ValueError, match=rf"holds \[2\] numbers in {re.escape(alpha)}, expected one"):
+        read_pieces(whole | {alpha: torch.ones(2)}, model, "FILE")
+    assert read_pieces(whole, model, "FILE")[1] == ()
+    without_up = {key: value for key, value in whole.items() if key != up} | {"lora_unet_x.alpha": torch.ones(())}
+    pieces, (note,) = read_pieces(without_up, model, "FILE")
+    assert len(pieces) == len(read_pieces(whole, model, "FILE")[0]) - 1
+    assert note.startswith("2 tensors of FILE belong to no layer of this model, or are half a product")
 
 
 def test_the_node_reads_any_lora_of_the_folder_and_leaves_text_encoders_out(tmp_path, monkeypatch):
