@@ -21,10 +21,9 @@ from ..host import new_patcher
 from . import FOLDER
 from .clip import demo_clip
 from .codec import CHANNELS, PatchCodec
-from .network import FLUX, UNET, build, dtypes
+from .network import FLUX, Kind, build
 from .vae import DemoVAE
 
-MODEL_FILES = {FLUX: "model.safetensors", UNET: "unet.safetensors"}
 CODEC_FILE = "codec.safetensors"
 _AGAIN = "It comes with the Bokeh pack: install the pack again, or restore the file in its folder."
 
@@ -41,23 +40,23 @@ class Demo(NamedTuple):
     vae: DemoVAE
 
 
-def load_demo(folder: Path = FOLDER, report: Callable[[str], None] | None = None, family: str = FLUX) -> Demo:
+def load_demo(folder: Path = FOLDER, report: Callable[[str], None] | None = None, kind: Kind = FLUX) -> Demo:
     """The demonstration model from the files in ``folder``.
 
     Args:
-        folder: holds the family's file (the network's own tensor names) and codec.safetensors.
+        folder: holds the network's file (its own tensor names) and codec.safetensors.
         report: called for every text that is encoded, with a sentence on the words that were left out, or "".
-        family: ``network.FLUX`` or ``network.UNET``.
+        kind: the network.
 
     Raises:
         DemoError: for a file that is missing, damaged or not of this version of the pack.
     """
-    return Demo(_load_model(folder, family), demo_clip(report), DemoVAE(_load_codec(folder)))
+    return Demo(_load_model(folder, kind), demo_clip(report), DemoVAE(_load_codec(folder)))
 
 
-def demo_files(folder: Path, family: str = FLUX) -> tuple[Path, Path]:
+def demo_files(folder: Path, kind: Kind = FLUX) -> tuple[Path, Path]:
     """The files that `load_demo` reads."""
-    return folder / MODEL_FILES[family], folder / CODEC_FILE
+    return folder / kind.file, folder / CODEC_FILE
 
 
 def _load_codec(folder: Path) -> PatchCodec:
@@ -66,14 +65,15 @@ def _load_codec(folder: Path) -> PatchCodec:
     return codec
 
 
-def _load_model(folder: Path, family: str) -> ModelPatcher:
+def _load_model(folder: Path, kind: Kind) -> ModelPatcher:
     device = comfy.model_management.get_torch_device()
-    model = build(family, _dtype(device, dtypes(family)), comfy.model_management.unet_offload_device())
-    file, _ = demo_files(folder, family)
+    dtype = _dtype(device, kind.config.supported_inference_dtypes)
+    model = build(kind, dtype, comfy.model_management.unet_offload_device())
+    file, _ = demo_files(folder, kind)
     load_weights(model.diffusion_model, file, model.model_config.process_unet_state_dict)
     formats = model.latent_format
     formats.latent_rgb_factors, formats.latent_rgb_factors_bias = _preview_colours(_load_codec(folder), formats)
-    return new_patcher(_load_model, folder, family, module=model.eval())
+    return new_patcher(_load_model, folder, kind, module=model.eval())
 
 
 def _dtype(device: torch.device, supported: list[torch.dtype]) -> torch.dtype:
@@ -98,7 +98,7 @@ def load_weights(
     """Fill the network or the codec from its file.
 
     Args:
-        module: a family's own network or a ``PatchCodec``.
+        module: the network or a ``PatchCodec``.
         path: a safetensors file.
         rename: the host's ``process_unet_state_dict``, for the network: newer hosts give some weights another name.
         again: what to do about a file that is not right.

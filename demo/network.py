@@ -1,7 +1,8 @@
-"""The demonstration models' networks by the host's own classes: a small FLUX, and a small UNet of Stable Diffusion's
-topology."""
+"""The demonstration model's network by the host's own classes: a small FLUX."""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import comfy.latent_formats
 import comfy.ldm.flux.model
@@ -50,64 +51,25 @@ class DemoFlux(comfy.supported_models.Flux):
     sampling_settings = {"shift": SHIFT}
 
 
-UNET_SIZES = {
-    "image_size": 32,
-    "in_channels": CHANNELS,
-    "out_channels": CHANNELS,
-    "model_channels": 64,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 1],
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
-    "transformer_depth_middle": 1,
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": False,
-    "context_dim": WIDTH,
-    "legacy": False,
-    "use_temporal_attention": False,
-}
+class Kind(NamedTuple):
+    """A network that `build` makes.
 
-
-class DemoUnetLatents(DemoLatents):
-    """The same, made as large as the noise: their standard deviation over the procedural scenes is 0.82."""
-
-    scale_factor = 1.22
-
-
-class DemoUnet(comfy.supported_models.SD15):
-    """The host's settings for Stable Diffusion with this model's latents, heads of 32 channels, and v-prediction.
-
-    Errors of predicted noise count sigma times in the picture, and 64 channels do not carry the noise of 32 well enough
-    for that; those of v never count more than once.
+    Attributes:
+        config: the host's settings.
+        sizes: of the network, as the host names them.
+        file: name of the file of its weights.
     """
 
-    latent_format = DemoUnetLatents
-    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
-
-    def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
-        return comfy.model_base.ModelType.V_PREDICTION
-
-    def inpaint_model(self) -> bool:
-        """Never: the host knows one by more channels than a latent of Stable Diffusion has."""
-        return False
+    config: type[comfy.supported_models_base.BASE]
+    sizes: dict[str, Any]
+    file: str
 
 
-FLUX, UNET = "flux", "unet"
-# The host's settings of each demonstration model, and the sizes of its network.
-_KINDS: dict[str, tuple[type[comfy.supported_models_base.BASE], dict]] = {
-    FLUX: (DemoFlux, FLUX_SIZES),
-    UNET: (DemoUnet, UNET_SIZES),
-}
+FLUX = Kind(DemoFlux, FLUX_SIZES, "model.safetensors")
 
 
-def build(family: str, dtype: torch.dtype, device: torch.device | str) -> comfy.model_base.BaseModel:
-    """The network of a family with the host's initial weights."""
-    kind, sizes = _KINDS[family]
-    config = kind({**sizes, "dtype": dtype})
+def build(kind: Kind, dtype: torch.dtype, device: torch.device | str) -> comfy.model_base.BaseModel:
+    """The network with the host's initial weights."""
+    config = kind.config({**kind.sizes, "dtype": dtype})
     config.set_inference_dtype(dtype, None)
     return config.get_model({}, device=device)
-
-
-def dtypes(family: str) -> list[torch.dtype]:
-    """Those that a family computes in, best first."""
-    return _KINDS[family][0].supported_inference_dtypes

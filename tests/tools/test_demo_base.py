@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from bokeh.demo import FOLDER, words
 from bokeh.demo.load import load_weights
-from bokeh.demo.network import FLUX, SHIFT, UNET, build
+from bokeh.demo.network import FLUX, SHIFT, build
 from bokeh.tools.demo.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
 from bokeh.tools.demo.decoder import DecoderRecipe, fit_codec, train_decoder
+from bokeh.tools.demo.unet import KINDS, UNET
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
 
 RECIPE = BaseRecipe(steps=4, batch=4, warmup=2)
@@ -34,14 +35,14 @@ def gradients():
         yield
 
 
-def trained(codec, steps: int, trainer: BaseTrainer | None = None, family: str = FLUX) -> BaseTrainer:
+def trained(codec, steps: int, trainer: BaseTrainer | None = None, family: str = "flux") -> BaseTrainer:
     trainer = trainer or BaseTrainer(codec, replace(RECIPE, family=family))
     while trainer.step < steps:
         trainer.train_step()
     return trainer
 
 
-@pytest.mark.parametrize("family", [FLUX, UNET])
+@pytest.mark.parametrize("family", KINDS)
 def test_resumed_equals_uninterrupted(codec, tmp_path, family):
     whole = trained(codec, 4, family=family)
     trained(codec, 2, family=family).save(tmp_path / "checkpoint")
@@ -109,7 +110,7 @@ def test_the_command_goes_on_from_a_folder_and_says_what_is_missing_in_it(tmp_pa
         assert relative_error(after[name], weight) < 0.05, name
 
 
-@pytest.mark.parametrize("family", [FLUX, UNET])
+@pytest.mark.parametrize("family", KINDS)
 def test_the_loss_falls(codec, family):
     trainer = BaseTrainer(codec, BaseRecipe(steps=30, batch=8, warmup=5, family=family))
     trained(codec, 30, trainer)
@@ -126,7 +127,7 @@ def test_training_draws_sigmas_as_the_sampler_steps_through_them():
 
 def test_the_unet_is_trained_on_what_the_sampler_asks_of_it(codec):
     """With the target that it is taught, the host's own way of calling the network gives back the latents."""
-    trainer = BaseTrainer(codec, BaseRecipe(batch=4, family=UNET))
+    trainer = BaseTrainer(codec, BaseRecipe(batch=4, family="unet"))
     model = build(UNET, torch.float32, "cpu")
     latents, noise, shares, tokens, pooled = trainer.draw(0)
     assert latents.std().sub(1).abs() < 0.2

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from bokeh.attention.rows import Pivot
 from bokeh.demo import FOLDER
 from bokeh.demo.load import load_demo
-from bokeh.demo.network import FLUX
 from bokeh.sweep import measures
 from bokeh.tools.demo.dials import LoraPainter, WordsPainter
 from bokeh.tools.demo.judge import GROUNDING, LEVELS, PIVOT, Verdict, cases, judge
@@ -56,7 +55,7 @@ def test_with_a_layout_stage_the_words_come_later(demo):
 
 
 def test_a_slider_lora_sharpens_and_blurs(demo, tmp_path):
-    base = finished(FOLDER, FLUX)
+    base = finished(FOLDER, "flux")
     before = {name: weight.clone() for name, weight in base.network.state_dict().items()}
     with torch.enable_grad():
         tensors = train_slider(base, SliderRecipe(steps=16, batch=8), lambda step, loss: None)

@@ -55,6 +55,7 @@ def base(options: argparse.Namespace) -> int:
     import torch
 
     from bokeh.demo.load import demo_files
+    from bokeh.tools.demo.unet import KINDS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -63,7 +64,7 @@ def base(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint; the codec's few minutes start again.")
         return 130
-    for path, state in zip(demo_files(options.out, options.family), (average, codec.state_dict()), strict=True):
+    for path, state in zip(demo_files(options.out, KINDS[options.family]), (average, codec.state_dict()), strict=True):
         _write(path, state)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
@@ -94,11 +95,12 @@ def _network(options: argparse.Namespace, codec: Any, device: str) -> dict[str, 
     from bokeh.demo.load import demo_files
     from bokeh.host import flux_file_names
     from bokeh.tools.demo.base import BaseRecipe, BaseTrainer
+    from bokeh.tools.demo.unet import KINDS
 
     recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed, family=options.family)
     trainer = BaseTrainer(codec, recipe, device, options.compile)
     if options.start:
-        model, _ = demo_files(options.start, options.family)
+        model, _ = demo_files(options.start, KINDS[options.family])
         trainer.start_from(model)
     options.work.mkdir(parents=True, exist_ok=True)
     checkpoint = options.work / CHECKPOINT
@@ -272,9 +274,10 @@ def _demo(options: argparse.Namespace, **settings: float):
     torch.set_grad_enabled(False)
     from bokeh.demo.load import load_demo
     from bokeh.tools.demo.judge import Painter
+    from bokeh.tools.demo.unet import KINDS
     from bokeh.weights.files import read_adapter
 
-    demo = load_demo(options.demo, family=options.family)
+    demo = load_demo(options.demo, kind=KINDS[options.family])
     by = getattr(options, "by", "adapter")
     if by == "adapter":
         return Painter(*demo, **settings), read_adapter(options.adapter or options.demo / "adapter.safetensors")

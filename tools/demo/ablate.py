@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ...attention.attend import CALL
 from ...attention.install import block_places
 from ...demo.load import load_demo
-from ...demo.network import UNET
 from ...training.recipe import Recipe
 from ...training.scenes import Scenes
 from ...training.session import Parts, Session
 from ...weights.format import Adapter
 from .judge import Case, Painter, Verdict, evaluate
+from .unet import UNET
 
 RECIPE = Recipe(
     batch=64,
@@ -106,7 +106,7 @@ def judge_places(
         on_step: called with the steps done and the loss; of the last step that on held-out scenes.
         on_case: called with the cases done.
     """
-    parts, found = Parts(*load_demo(demo, family=UNET)), {}
+    parts, found = Parts(*load_demo(demo, kind=UNET)), {}
     for name, cross in (("self", False), ("cross", True)):
         adapter = train_adapter(parts, steps, work / name, cross, on_step)
         painter = CrossPainter(adapter, *parts) if cross else Painter(*parts)

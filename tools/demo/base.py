@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from ...demo import words
 from ...demo.codec import PatchCodec
 from ...demo.load import load_weights
-from ...demo.network import FLUX, SHIFT, build
+from ...demo.network import SHIFT, build
 from ...files import whole_file
 from ...host import training
 from ...training.network import noisy
 from ...training.recipe import rate_share
 from ...training.scenes import Scenes, tell_blur
+from .unet import KINDS
 
 FROM_FOLDER = "Give the folder into which an earlier `base` run wrote its model and codec."
 
@@ -39,7 +40,7 @@ class BaseRecipe:
         steps: optimiser steps.
         batch: pictures a step.
         seed: of the weights and of everything drawn.
-        family: ``demo.network.FLUX`` or ``UNET``.
+        family: a name of ``unet.KINDS``.
         matrix_rate: learning rate of the blocks' matrices (Muon, Jordan et al. 2024), kernels of convolutions among
             them, flattened.
         rate: learning rate of everything else (AdamW).
@@ -55,7 +56,7 @@ class BaseRecipe:
     steps: int = 4400
     batch: int = 64
     seed: int = 0
-    family: str = FLUX
+    family: str = "flux"
     matrix_rate: float = 2e-3
     rate: float = 1e-3
     warmup: int = 200
@@ -105,7 +106,7 @@ class BaseTrainer:
             )
         self.codec, self.recipe, self.device = codec, recipe, device
         self.scenes = Scenes()
-        model = build(recipe.family, torch.float32, device)
+        model = build(KINDS[recipe.family], torch.float32, device)
         self.network, self._rename = model.diffusion_model, model.model_config.process_unet_state_dict
         self._sampling, self._scale = model.model_sampling, model.process_latent_in
         initialise(self.network, torch.Generator().manual_seed(recipe.seed))
@@ -134,7 +135,7 @@ class BaseTrainer:
 
     def shares(self, uniform: Tensor) -> Tensor:
         """Numbers evenly spread over 0..1 -> shares of the way to pure noise, spread as the sampler's steps are."""
-        return noise_levels(uniform) if self.recipe.family == FLUX else uniform
+        return noise_levels(uniform) if self.recipe.family == "flux" else uniform
 
     def predict(
         self, latents: Tensor, noise: Tensor, shares: Tensor, tokens: Tensor, pooled: Tensor
@@ -150,7 +151,7 @@ class BaseTrainer:
 
     def _predict(self, x: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         options = {"optimized_attention_override": plain_attention}
-        extra = {"y": pooled} if self.recipe.family == FLUX else {}
+        extra = {"y": pooled} if self.recipe.family == "flux" else {}
         return self.network(x, timestep, context=tokens, transformer_options=options, **extra)
 
     def start_from(self, path: Path) -> None:

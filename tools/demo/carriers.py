@@ -21,7 +21,7 @@ from ...weights.format import Adapter
 from .judge import GROUNDING, LEVELS, PIVOT, STEPS, Painter, Verdict, cases, judge
 
 # Name -> the modules of a network whose outputs are shared; each is added to the stream that goes on.
-_PARTS = {
+PARTS = {
     "res blocks": lambda network: [m.out_layers for m in network.modules() if isinstance(m, ResBlock)],
     "res blocks, small side": lambda network: [m.out_layers for m in _inner(network) if isinstance(m, ResBlock)],
     "cross-attention": lambda network: [m.attn2 for m in network.modules() if isinstance(m, BasicTransformerBlock)],
@@ -36,7 +36,7 @@ def _inner(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _shared(modules: list[nn.Module], calls: list[int]) -> Iterator[None]:
+def shared(modules: list[nn.Module], calls: list[int]) -> Iterator[None]:
     """While it lasts, every row gets from ``modules`` what the pivot's row gets, in the first model calls of a run.
 
     calls: how many of them are left, in its one entry.
@@ -57,7 +57,7 @@ def judge_carriers(painter: Painter, adapter: Adapter, count: int, seed: int, on
     """Verdicts on sweeps of ``count`` cases: without and with grounding, and with each kind of layer shared besides."""
     props, network = Props(), painter.model.model.diffusion_model
     ways = {"ungrounded": (None, []), "grounded": (Pivot(PIVOT, GROUNDING), [])}
-    for name, modules in _PARTS.items():
+    for name, modules in PARTS.items():
         ways[name] = None, modules(network)
         ways[f"grounded + {name}"] = Pivot(PIVOT, GROUNDING), modules(network)
     found: dict[str, list[Verdict]] = {name: [] for name in ways}
@@ -69,7 +69,7 @@ def judge_carriers(painter: Painter, adapter: Adapter, count: int, seed: int, on
                 left[0] -= 1
 
             after = network.register_forward_hook(counted)
-            with _shared(modules, left):
+            with shared(modules, left):
                 pictures = painter.paint(case, LEVELS, adapter, pivot)
             after.remove()
             found[name].append(judge(pictures, case, props))

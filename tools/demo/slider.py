@@ -19,6 +19,7 @@ from ...demo.load import demo_files, load_weights
 from ...training.recipe import rate_share
 from ...training.scenes import BLUR_WORDS, tell_blur
 from .base import BaseRecipe, BaseTrainer, encode_captions
+from .unet import KINDS
 
 # Parts of the names of layers that see no picture: of text, of the timestep.
 _OTHERS = ("txt_", "_mod.", "modulation", "emb_layers", "attn2.to_k", "attn2.to_v")
@@ -62,7 +63,7 @@ class _Product(nn.Module):
 
 def finished(folder: Path, family: str) -> BaseTrainer:
     """The model of a family in a folder, as its trainer. Raises DemoError for files that are not right."""
-    model, kept = demo_files(folder, family)
+    model, kept = demo_files(folder, KINDS[family])
     codec = PatchCodec()
     load_weights(codec, kept)
     base = BaseTrainer(codec, BaseRecipe(family=family))
