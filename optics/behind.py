@@ -108,7 +108,7 @@ class Layer:
         """Light [3, h, w] of the cells that are asked for."""
         light, coverage = (sums[:4] / self.cell**2 for sums in (self.light, self.coverage))
         radii = [sums[4] / sums[3].clamp(min=1e-9) / self.cell for sums in (self.light, self.coverage)]
-        tiles = Tiles(lens, radii[0])
+        tiles = Tiles(lens, radii[0], rough=True)
         scene, more = (
             Scene(maps, signed, *placed(signed, tiles.levels, lambda: tell(0.0)))
             for maps, signed in zip((light, coverage), radii, strict=True)

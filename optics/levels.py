@@ -23,6 +23,9 @@ from .defocus import soft_disc
 # A disc is one pixel up to 0.5, a cross up to 0.9142, where the corners of 3 x 3 pixels begin.
 NEAR_FOCUS = (0.0, 0.25, 0.5, 0.7071, 0.9142, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 GROWTH = 1.12
+# Of what is only seen through larger discs fewer are enough.
+ROUGH_NEAR_FOCUS = (0.0, 0.5, 0.9142, 1.5, 2.5, 3.5, 5.0)
+ROUGH_GROWTH = 1.25
 # Radius from which a grid of 2 px carries a disc, and the coarsest grid in powers of two.
 COARSE = 8.0
 COARSEST = 5
@@ -37,9 +40,9 @@ class Levels:
         octaves: the grid of each level in powers of two.
     """
 
-    def __init__(self, lowest: float, highest: float) -> None:
-        """For signed radii from ``lowest`` to ``highest``."""
-        far, near = _steps(max(0.0, -lowest)), _steps(max(0.0, highest))
+    def __init__(self, lowest: float, highest: float, rough: bool = False) -> None:
+        """For signed radii from ``lowest`` to ``highest``; ``rough``: fewer, for what lies behind near things."""
+        far, near = (_steps(max(0.0, limit), rough) for limit in (-lowest, highest))
         self.values = [-value for value in reversed(far[1:])] + near
         self.octaves = [_octave(abs(value)) for value in self.values]
 
@@ -64,14 +67,15 @@ def enlarged(cells: Tensor, octave: int) -> Tensor:
     return pixels[..., scale:-scale, scale:-scale]
 
 
-def _steps(limit: float) -> list[float]:
+def _steps(limit: float, rough: bool) -> list[float]:
+    first, growth = (ROUGH_NEAR_FOCUS, ROUGH_GROWTH) if rough else (NEAR_FOCUS, GROWTH)
     values = [0.0]
-    for value in NEAR_FOCUS[1:]:
+    for value in first[1:]:
         if values[-1] >= limit:
             return values
         values.append(value)
     while values[-1] < limit:
-        values.append(values[-1] * GROWTH)
+        values.append(values[-1] * growth)
     return values
 
 

@@ -110,12 +110,12 @@ class Lens(NamedTuple):
 class Tiles:
     """The tiles of a picture, with levels and discs of its radii."""
 
-    def __init__(self, lens: Lens, signed: Tensor) -> None:
-        """``signed``: radius in px of each pixel's disc, [H, W]."""
+    def __init__(self, lens: Lens, signed: Tensor, rough: bool = False) -> None:
+        """``signed``: radius in px of each pixel's disc, [H, W]; ``rough`` as for `Levels`."""
         lowest, highest = (extreme.item() for extreme in signed.aminmax())
         self.shape = height, width = tuple(signed.shape)
         # At least two, where all is in focus too.
-        self.levels = Levels(lowest, highest if lowest or highest else 0.25)
+        self.levels = Levels(lowest, highest if lowest or highest else 0.25, rough)
         self.side = TILE if max(-lowest, highest) < LARGE_RADIUS else LARGE_TILE
         if lens.cats_eye:
             self.side = min(self.side, max(SMALL_TILE, 2 ** round(math.log2(max(height, width) / 8))))
