@@ -115,11 +115,12 @@ def flux(options: argparse.Namespace) -> None:
 
 
 def conditions(options: argparse.Namespace) -> None:
-    """Genfocus' conditions."""
+    """Genfocus' conditions, at the true width on a CPU too: what attention costs beside all else depends on it."""
     import torch
     from genfocus_cost import genfocus
 
-    genfocus(_FULL if torch.cuda.is_available() else _FULL | _FEW_BLOCKS, options, PeakMemory)
+    two_blocks = {"num_layers": 1, "num_single_layers": 1}
+    genfocus(_FULL if torch.cuda.is_available() else _FULL | two_blocks, options, PeakMemory)
 
 
 def renderer_speed(options: argparse.Namespace) -> None:

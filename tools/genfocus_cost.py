@@ -8,8 +8,8 @@ from typing import Any
 
 
 def genfocus(sizes: dict, options: argparse.Namespace, memory: type) -> None:
-    """A step with two conditions and a LoRA of rank 64 on them, beside the plain batch of as many rows, and the same in
-    tiles; on a FLUX of true width, with one double and two single blocks on a CPU.
+    """A step with two conditions and a LoRA of rank 64 on them, beside the plain batch of as many rows, by turns; on a
+    GPU the same in tiles.
 
     Args:
         sizes: of the model, as the tests' ``build_flux`` takes them.
@@ -29,9 +29,10 @@ def genfocus(sizes: dict, options: argparse.Namespace, memory: type) -> None:
     pieces, _ = read_pieces(lora.tensors, model, lora.source)
     positive = conditioning(torch.randn(1, 512, sizes["joint_attention_dim"]), torch.randn(1, 64))
     sigmas = torch.linspace(1, 0, options.steps + 1)
-    print(
-        f"\nGenfocus, width 3072, two conditions, 512 tokens of text, {options.steps} steps, best of {options.repeats}"
-    )
+    width = sizes["attention_head_dim"] * sizes["num_attention_heads"]
+    blocks = f"{sizes['num_layers']} + {sizes['num_single_layers']} blocks"
+    print(f"\nGenfocus, width {width}, {blocks}, LoRA of rank 64, 512 tokens of text, {model.model.get_dtype()}")
+    print(f"{options.steps} steps, best of {options.repeats}")
 
     def run(conditioned: bool, side: int, tiled: bool = False) -> tuple[float, Any]:
         noise, used, rows = torch.randn(1, 16, side, side), model, 3
@@ -49,12 +50,15 @@ def genfocus(sizes: dict, options: argparse.Namespace, memory: type) -> None:
     run(False, 8)
     run(True, 8)
     for size in (512, 1024):
-        plain: float | None = None
         kinds = {"plain batch of three": (False, False), "two conditions": (True, False)}
         if size > 512 and on_gpu:
             kinds["two conditions, in tiles"] = (True, True)
-        for name, (conditioned, tiled) in kinds.items():
-            found = [run(conditioned, size // 8, tiled) for _ in range(options.repeats)]
-            seconds, peak = min(one for one, _ in found), max(used.peak for _, used in found)
-            plain = plain or seconds
-            print(f"  {size} px, {name:26} {seconds:8.2f} s, {seconds / plain:.3f}   peak {peak / 2**20:7.0f} MB")
+        found: dict[str, list[tuple[float, Any]]] = {name: [] for name in kinds}
+        for _ in range(options.repeats):
+            for name, (conditioned, tiled) in kinds.items():
+                found[name].append(run(conditioned, size // 8, tiled))
+        plain = min(seconds for seconds, _ in found["plain batch of three"])
+        for name, runs in found.items():
+            seconds, peak = min(one for one, _ in runs), max(used.peak for _, used in runs)
+            line = f"  {size} px, {name:26} {seconds:8.2f} s, {seconds / plain:.3f}   peak {peak / 2**20:7.0f} MB"
+            print(line, flush=True)
