@@ -1,10 +1,13 @@
-"""Several photos in one batch of Genfocus: each is a scene of its own, as several seeds are for a sweep."""
+"""Genfocus through the host's sampler node: several photos in one batch, each a scene of its own as several seeds are
+for a sweep; planes of focus; runs beside each other, stopped in the middle, and short of memory."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import comfy.model_management
+import comfy.utils
 import folder_paths
 import pytest
 import torch
@@ -103,3 +106,61 @@ def test_maps_are_a_sweep_of_one_photo_or_one_for_each(refocused):
     ):
         with pytest.raises(ValueError, match=words):
             refocused(**inputs)
+
+
+def test_planes_of_focus_are_those_alone(refocused):
+    def run(*planes: float) -> torch.Tensor:
+        at = torch.tensor(planes)
+        model, latent, sweep = refocused(
+            PHOTOS[:1], focus=Focus(DEPTH[:1], False, at, torch.full_like(at, 20.0), swept=len(planes) > 1)
+        )
+        assert (sweep.name, sweep.scenes, len(sweep)) == ("focus" if len(planes) > 1 else "blur", 1, len(planes))
+        return ksample(model, refocused.golden.positive(), latent)
+
+    rows = run(0.0, 0.5, 1.0)
+    for row, plane in enumerate((0.0, 0.5, 1.0)):
+        assert relative_error(rows[row : row + 1], run(plane)) < 1e-5
+    assert relative_error(rows[:1], rows[2:]) > 1e-4
+
+
+def test_two_sweeps_on_one_model_do_not_know_of_each_other_nor_of_one_that_was_stopped(refocused, monkeypatch):
+    golden = refocused.golden
+
+    def run(made: tuple) -> torch.Tensor:
+        return ksample(made[0], golden.positive(), made[1])
+
+    def stop(value, total, preview, **_):
+        if value >= total / 2:
+            comfy.model_management.interrupt_current_processing()
+
+    plain = run((golden.model, golden.latent()))
+    first = refocused(PHOTOS[:1], focus=focus((9.0,)), blurs="3, 20")
+    second = refocused(PHOTOS[1:], focus=focus((9.0,)), blurs="5, 9, 30")
+    before = run(first), run(second)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", stop)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run(first)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", None)
+    assert torch.equal(run(second), before[1])
+    assert torch.equal(run(first), before[0])
+    assert torch.equal(run((golden.model, golden.latent())), plain)
+
+
+def test_where_memory_runs_out_pictures_go_with_their_conditions_in_turns(refocused):
+    golden, sizes = refocused.golden, []
+
+    def run(most: int) -> torch.Tensor:
+        def small(executor, x, *args, **kwargs):
+            sizes.append(len(x))
+            if len(x) > most:
+                raise comfy.model_management.OOM_EXCEPTION("out of memory")
+            return executor(x, *args, **kwargs)
+
+        model, latent, _ = refocused(PHOTOS[:1], focus=focus((9.0,)), blurs="1, 3, 9, 20, 30")
+        model.add_wrapper_with_key("diffusion_model", "test", small)
+        return ksample(model, golden.positive(), latent)
+
+    whole = run(15)
+    sizes.clear()
+    assert relative_error(run(6), whole) < 1e-5
+    assert sizes == [15, *[6, 6, 3] * 4]
