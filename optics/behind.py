@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -25,59 +26,87 @@ from .tiles import STRIP, TILE, Lens, Scene, Tiles, laid_over, placed, window_of
 FILLED = 0.02
 # How far a layer reaches behind a thing, in its discs: one that a pixel sees, and more that nothing spills into that.
 REACH = 4.0
-# Side of a layer's cells, as a part of the largest disc's radius.
-CELL = 1 / 4
+# Side of a layer's cells, as a part of the largest disc's radius, but not more than about so many along the short side.
+CELL, CELLS = 1 / 4, 1024
 # Parts of all radii in which is looked whether there are any.
 BINS = 512
+
+
+class _Cells:
+    """Sums over the cells of a picture: light, weight, and signed radius in px by weight, [5, h, w]."""
+
+    def __init__(self, picture: Parted, signed: Tensor, tell: Callable[[], None]) -> None:
+        """
+        Args:
+            picture: its light without the coverage of mixed pixels, and that.
+            signed: radius in px of each pixel's disc, [H, W].
+            tell: called several times a second.
+        """
+        self.light, self.signed, self.tell = picture.light, signed, tell
+        # Few pixels are covered.
+        self.places = picture.coverage[3].nonzero().T
+        rows, columns = self.places
+        coverage, self.radii = picture.coverage[:, rows, columns], picture.signed[rows, columns]
+        self.coverage = torch.cat([coverage, (coverage[3] * self.radii)[None]])
+        self.last: tuple[int, Tensor] | None = None
+
+    def whole(self, cell: int) -> Tensor:
+        """Of all pixels, kept until another size of the cells in px is asked for."""
+        if self.last is None or self.last[0] != cell:
+            self.last = cell, self.seen(cell, -math.inf, math.inf)
+        return self.last[1]
+
+    def seen(self, cell: int, low: float, high: float) -> Tensor:
+        """Of the pixels of a range of radii."""
+        parts = []
+        rows = max(STRIP, cell)
+        for light, signed in zip(self.light.split(rows, 1), self.signed.split(rows), strict=True):
+            here = (low <= signed) & (signed < high)
+            if here.any():
+                own = light * here
+                parts.append(torch.cat([_summed(own, cell), _summed(own[3:] * signed, cell)]))
+            else:
+                height, width = (math.ceil(side / cell) for side in signed.shape)
+                parts.append(light.new_zeros(5, height, width))
+            self.tell()
+        return torch.cat(parts, 1)
+
+    def covered(self, cell: int, high: float) -> Tensor:
+        """Of what covers mixed pixels, below a radius."""
+        height, width = (math.ceil(side / cell) for side in self.signed.shape)
+        rows, columns = self.places // cell
+        chosen = self.radii < high
+        sums = self.coverage.new_zeros(5, height * width)
+        sums.index_add_(1, (rows * width + columns)[chosen], self.coverage[:, chosen])
+        return sums.view(5, height, width)
 
 
 class Layer:
     """What lies behind the pixels of a range of signed radii, on cells."""
 
-    def __init__(self, picture: Parted, signed: Tensor, ends: tuple[float, float], tell: Callable[[], None]) -> None:
-        """
-        Args:
-            picture: its light without the coverage of mixed pixels, and that.
-            signed: radius in px of each pixel's disc, [H, W].
-            ends: lowest and highest radius of the range.
-            tell: called several times a second.
-        """
-        self.signed, self.ends, self.radius = signed, ends, max(abs(end) for end in ends)
+    def __init__(self, cells: _Cells, ends: tuple[float, float]) -> None:
+        """``ends``: lowest and highest radius of the range in px."""
+        self.signed, self.ends, self.radius = cells.signed, ends, max(abs(end) for end in ends)
         self.low, self.beyond = reach_of(ends[0])
         self.step = self.low - self.beyond
-        self.cell = 2 ** math.floor(math.log2(max(1, self.radius * CELL)))
-        limits = -math.inf, self.beyond, self.low, math.inf
-        farther, between, near = self._sums(picture.light, signed, list(pairwise(limits)), tell)
+        self.cell = 2 ** math.floor(math.log2(max(1, self.radius * CELL, min(self.signed.shape) / CELLS)))
+        farther = cells.seen(self.cell, -math.inf, self.beyond)
         weight, filled = farther[3:4], []
         # One map at a time: its steps need several times the memory of a map.
         for maps in farther[[0, 1, 2, 4]] / weight.clamp(min=1e-6):
             part, known = fill(maps[None, None], weight[None], REACH * self.radius / self.cell)
             filled.append(part[0])
-            tell()
-        *light, behind = filled
-        known = known[0].clamp_(max=1)
+            cells.tell()
+        behind, known = filled[3], known[0].clamp_(max=1)
         self.behind = torch.cat([behind * known, known])
-        replaced = (known > 0) & (behind * near[3] < near[4] - self.step * near[3])
-        hidden = torch.cat([*light, torch.ones_like(known), behind]).mul_(FILLED * near[3])
-        self.light = farther.add_(between).add_(torch.where(replaced, hidden, near))
-        (self.coverage,) = self._sums(picture.coverage, picture.signed, [limits[:2]], tell)
-
-    def _sums(
-        self, light: Tensor, signed: Tensor, ranges: list[tuple[float, float]], tell: Callable[[], None]
-    ) -> list[Tensor]:
-        """Of the pixels in each range of signed radii, sums over cells: light, weight, radius by weight, [5, h, w]."""
-        parts: list[list[Tensor]] = [[] for _ in ranges]
-        rows = max(STRIP, self.cell)
-        for maps, radii in zip(light.split(rows, 1), signed.split(rows), strict=True):
-            spare = -maps.shape[1] % self.cell, -maps.shape[2] % self.cell
-            maps = torch.cat([maps, (maps[3] * radii)[None]])
-            for sums, (low, high) in zip(parts, ranges, strict=True):
-                own = maps * ((low <= radii) & (radii < high))
-                if self.cell > 1:
-                    own = F.avg_pool2d(F.pad(own, (0, spare[1], 0, spare[0])), self.cell) * self.cell**2
-                sums.append(own)
-            tell()
-        return [torch.cat(sums, 1) for sums in parts]
+        self.light = farther.add_(cells.seen(self.cell, self.beyond, self.low))
+        whole = cells.whole(self.cell)
+        weight, radius = whole[3:] - self.light[3:]
+        replaced = (known > 0) & (behind * weight < radius - self.step * weight)
+        for own, every, hidden in zip(self.light, whole, (*filled[:3], torch.ones_like(known), behind), strict=True):
+            own += torch.where(replaced, FILLED * weight * hidden, every - own)[0]
+            cells.tell()
+        self.coverage = cells.covered(self.cell, self.beyond)
 
     def add_to(self, hidden: Tensor, lens: Lens, tell: Callable[[float], None]) -> None:
         """Add the layer's light to [4, H, W], as much of it as counts, and how much that is."""
@@ -92,9 +121,11 @@ class Layer:
             return
         spare = -height % self.cell, -width % self.cell
         asked = F.max_pool2d(F.pad(counts, (0, spare[1], 0, spare[0]))[None], self.cell)
+        tell(0.0)
         # One cell more on each side, to interpolate to.
-        asked = F.max_pool2d(asked, 3, 1, 1)[0] > 0
-        cells = self._light(asked, lens, tell)
+        asked = F.max_pool2d(asked, 3, 1, 1)
+        tell(0.0)
+        cells = self._light(asked[0], lens, tell)
         for top, left in squares:
             here = slice(top, top + TILE), slice(left, left + TILE)
             own = counts[here]
@@ -106,8 +137,10 @@ class Layer:
 
     def _light(self, asked: Tensor, lens: Lens, tell: Callable[[float], None]) -> Tensor:
         """Light [3, h, w] of the cells that are asked for."""
-        light, coverage = (sums[:4] / self.cell**2 for sums in (self.light, self.coverage))
-        radii = [sums[4] / sums[3].clamp(min=1e-9) / self.cell for sums in (self.light, self.coverage)]
+        both = self.light, self.coverage
+        radii = [sums[4] / sums[3].clamp(min=1e-9) / self.cell for sums in both]
+        light, coverage = (sums[:4].div_(self.cell**2) for sums in both)
+        tell(0.0)
         tiles = Tiles(lens, radii[0], rough=True)
         scene, more = (
             Scene(maps, signed, *placed(signed, tiles.levels, lambda: tell(0.0)))
@@ -156,13 +189,23 @@ def light_behind(picture: Parted, signed: Tensor, lens: Lens, tell: Callable[[fl
     """
     hidden = torch.zeros_like(picture.light)
     ranges = _ranges(signed)
+    cells = _Cells(picture, signed, partial(tell, 0.0))
     for index, ends in enumerate(ranges):
 
         def told(done: float, index: int = index) -> None:
             tell((index + done) / len(ranges))
 
-        Layer(picture, signed, ends, lambda told=told: told(0.0)).add_to(hidden, lens, told)
+        cells.tell = partial(told, 0.0)
+        Layer(cells, ends).add_to(hidden, lens, told)
     return hidden
+
+
+def _summed(maps: Tensor, cell: int) -> Tensor:
+    """Sums over cells [C, h, w] of maps [C, H, W]."""
+    spare = -maps.shape[1] % cell, -maps.shape[2] % cell
+    if any(spare):
+        maps = F.pad(maps, (0, spare[1], 0, spare[0]))
+    return F.avg_pool2d(maps, cell) * cell**2 if cell > 1 else maps
 
 
 def _enlarged(cells: Tensor, cell: int, top: int, left: int) -> Tensor:
@@ -191,8 +234,9 @@ def _ranges(signed: Tensor) -> list[tuple[float, float]]:
     edges = [SMALLEST]
     while edges[-1] <= max(-lowest, highest) * GROWTH:
         edges.append(edges[-1] * GROWTH)
-    near, found = list(pairwise(edges)), []
-    for low, high in [(-high, -low) for low, high in near] + near:
+    found = []
+    # Cells of one size after the other.
+    for low, high in [ends for one, other in pairwise(edges) for ends in ((-other, -one), (one, other))]:
         start, beyond = reach_of(low)
         ends = start, high * GROWTH ** math.copysign(SOFT / 2, high)
         first, last = (math.floor((end - lowest) / (highest - lowest) * BINS) for end in ends)

@@ -22,7 +22,7 @@ PREPARED, HALF_PREPARED = 0.1, 20
 # And, of the rest, what lies behind near things.
 BEHIND = 0.5
 # What a picture's maps take at most, and the tiles with them.
-BYTES_PER_PIXEL = 160
+BYTES_PER_PIXEL = 200
 
 
 def render_depth(

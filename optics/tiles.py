@@ -141,15 +141,15 @@ class Tiles:
     ) -> Sums:
         """What the pixels of a tile get from a scene, and from ``more`` light in it that no pixel stands for.
 
-        ``asked``: at which pixels [H, W] the sums are needed, all without it; others are undefined. ``tell`` is called
-        several times a second with the part that is done.
+        ``asked``: above 0 at pixels [H, W] where the sums are needed, all without it; others are undefined. ``tell``
+        is called several times a second with the part that is done.
         """
         top, left = place
         if asked is None:
             height, width = self.shape
             here = slice(height - top), slice(width - left)
         else:
-            here = window_of(asked, top, left, self.side)
+            here = window_of(asked, top, left, self.side) > 0
         return _tile_sums(scene, more, self, top, left, here, tell)
 
 
