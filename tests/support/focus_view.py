@@ -90,10 +90,10 @@ class Focus:
         return self.page.evaluate(find, name)
 
     def expect_value(self, name: str, expected: Any) -> None:
-        for _ in range(50):
+        for _ in range(200):
             if self.value(name) == (pytest.approx(expected, abs=0.01) if isinstance(expected, float) else expected):
                 return
-            self.page.wait_for_timeout(100)
+            self.host.rest(100)
         raise AssertionError(f"{name} is {self.value(name)}, expected {expected}")
 
     def ready(self) -> Focus:
@@ -103,13 +103,13 @@ class Focus:
     def box(self, target: Locator) -> dict[str, float]:
         """Where an element lies, once it rests: widgets that come or go move everything below them."""
         before, rested = None, 0
-        for _ in range(80):
+        for _ in range(200):
             box = target.bounding_box()
             rested = rested + 1 if box and box == before else 0
             if rested == 3:
                 return box
             before = box
-            self.page.wait_for_timeout(100)
+            self.host.rest(100)
         raise AssertionError(f"{target} does not come to rest: {before}")
 
     def click(self, place: tuple[float, float], **options: Any) -> None:
@@ -139,7 +139,7 @@ class Focus:
         """Tap the pull's button until it is pressed: on a slow machine a short tap becomes a long one, no click."""
         for _ in range(5):
             self.pull.tap()
-            self.page.wait_for_timeout(700)
+            self.host.rest(700)
             if self.pull.get_attribute("aria-pressed") == "true":
                 return
         raise AssertionError("The pull's button cannot be tapped.")
@@ -159,7 +159,7 @@ class Focus:
 
     def pixels(self) -> np.ndarray:
         """What the preview shows once it rests."""
-        self.page.wait_for_timeout(600)
+        self.host.rest(600)
         flat = self.element.evaluate(
             """(element) => {
                  const drawn = element.shadowRoot.querySelector("canvas");

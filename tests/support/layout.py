@@ -58,8 +58,8 @@ def boxes(page: HostPage, vue: bool) -> tuple[list[Box], list[Box]]:
 def boxes_at_rest(page: HostPage, vue: bool) -> tuple[list[Box], list[Box]]:
     """`boxes` once the page has stopped moving them."""
     before = None
-    for _ in range(20):
-        page.page.wait_for_timeout(400)
+    for _ in range(50):
+        page.rest(400)
         found = boxes(page, vue)
         if found == before:
             return found

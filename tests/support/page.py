@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 from host_server import HostServer, find_chromium
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+# Two workers on two cores: what the page does in a second takes it ten at times.
+expect.set_options(timeout=20_000)
 
 ARGUMENTS = (
     "--no-sandbox",
@@ -63,6 +66,9 @@ _BUILD = """
 """
 _UNDOABLE = "window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 
+_REST = """
+(milliseconds) => new Promise((done) => setTimeout(() => requestAnimationFrame(() => setTimeout(done)), milliseconds))
+"""
 _QUEUE = """
 (seconds) => new Promise((resolve, reject) => {
   const { app } = window.comfyAPI.app, { api } = window.comfyAPI.api;
@@ -165,6 +171,10 @@ class HostPage:
     def build(self, script: str) -> None:
         """Empty the graph and run ``script``, which makes nodes by ``add(type, x, size, values)``."""
         self.page.evaluate(_BUILD % script)
+
+    def rest(self, milliseconds: int) -> None:
+        """Wait so long by the page's own clock: what the page had to do by then is done, however slow it is."""
+        self.page.evaluate(_REST, milliseconds)
 
     def undoable(self) -> int:
         """How many steps there are to undo."""

@@ -84,7 +84,7 @@ class View:
         return self.ready()
 
     def ready(self) -> View:
-        expect(self.element).to_have_attribute("data-state", "ready", timeout=20_000)
+        expect(self.element).to_have_attribute("data-state", "ready")
         return self
 
     def expect_value(self, value: float, text: str) -> None:
@@ -93,7 +93,7 @@ class View:
 
     def expect_grey(self, expected: float, at: float = 0.5, tolerance: int = 2) -> None:
         """The drawn picture comes to this grey, ``at`` this share of its width."""
-        for _ in range(50):
+        for _ in range(200):
             found = self.element.evaluate(
                 """(element, at) => {
                      const canvas = element.shadowRoot.querySelector("canvas");
@@ -104,7 +104,7 @@ class View:
             )
             if abs(found - expected) <= tolerance:
                 return
-            self.page.wait_for_timeout(100)
+            self.host.rest(100)
         raise AssertionError(f"the picture shows grey {found}, expected {expected} within {tolerance}")
 
     def track_x(self, fraction: float) -> tuple[float, float]:
@@ -137,4 +137,4 @@ class View:
         )
         expect(self.slider).to_be_in_viewport()
         # The page moves the node's content some frames later.
-        self.page.wait_for_timeout(500)
+        self.host.rest(500)

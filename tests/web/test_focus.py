@@ -196,7 +196,7 @@ def test_behind_another_node_the_picture_comes_with_a_run_and_stays_over_a_reloa
     focus.expect_value("focus_x", FAR[0])
     # The host rounds down when it writes pictures.
     np.testing.assert_allclose(focus.pixels()[:, 100:], 255 - scene[:, 100:], atol=1)
-    focus.page.wait_for_timeout(1000)
+    focus.host.rest(1000)
     canvas_page.open()
     focus.ready()
     focus.expect_value("focus_x", FAR[0])

@@ -46,7 +46,7 @@ def read(language: str, name: str) -> dict[str, Any]:
 
 def expect_tooltip(page: HostPage, text: str) -> None:
     page.page.evaluate("window.app.extensionManager.setting.set('Comfy.EnableTooltips', true)")
-    page.page.wait_for_timeout(500)
+    page.rest(500)
     x, y = page.page.evaluate(PLACE)
     page.page.mouse.move(x, y)
     page.page.mouse.move(x + 2, y + 1)

@@ -33,13 +33,13 @@ def test_a_node_of_another_class_shows_nothing_of_an_earlier_run(page, id):
     page.queue()
     View(page).ready()
     page.load(of_another_class(id))
-    page.page.wait_for_timeout(1000)
+    page.rest(1000)
     verdict = page.page.locator(".bokeh-report .verdict")
     expect(verdict).to_be_hidden()
     page.queue()
     expect(verdict).to_be_visible()
     page.load({**workflow(), "id": id})
-    page.page.wait_for_timeout(1000)
+    page.rest(1000)
     expect(View(page).element).to_have_attribute("data-state", "empty")
 
 
@@ -48,7 +48,7 @@ def test_workflows_without_an_id_of_their_own_are_told_apart(page):
     page.queue()
     View(page).ready()
     page.load(with_one_more_node(NO_ID))
-    page.page.wait_for_timeout(1000)
+    page.rest(1000)
     expect(View(page).element).to_have_attribute("data-state", "empty")
 
 
@@ -65,7 +65,7 @@ def test_a_result_that_comes_while_another_workflow_is_open_is_not_shown_there(p
            }""",
         {**workflow(), "id": "b54ea12b-2f86-4a3f-bb6c-1b6a5f5e5d02"},
     )
-    page.page.wait_for_timeout(1000)
+    page.rest(1000)
     expect(View(page).element).to_have_attribute("data-state", "empty")
 
 
@@ -77,7 +77,7 @@ def test_looking_is_not_undoable(page):
     view.press("ArrowLeft", "ArrowLeft", "Shift+ArrowLeft", "Home", "Enter", "Escape")
     view.picture.dblclick()
     page.page.mouse.click(5, 500)
-    page.page.wait_for_timeout(500)
+    page.rest(500)
     assert page.undoable() == before
     # And what was looked at is there again.
     page.open()

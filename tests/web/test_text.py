@@ -34,7 +34,7 @@ def test_the_reports_numbers_show_in_the_node_and_survive_a_reload(page):
     rows = page.page.locator("tr", has=page.page.get_by_role("cell", name="15 (pivot)"))
     expect(rows).to_have_count(1)
     # The page stores a changed graph a moment later.
-    page.page.wait_for_timeout(1500)
+    page.rest(1500)
     page.open()
     page.page.get_by_text("All numbers").click()
     expect(text).to_be_visible()

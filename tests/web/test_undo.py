@@ -44,7 +44,7 @@ def test_every_node_s_content_is_alive_after_an_undo(browser, sweep_server, rend
         view = View(page).ready()
         page.page.evaluate(CHANGE, ["BokehTestSweep", "blurs", "0, 5, 10, 15, 20, 25"])
         page.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
-        page.page.wait_for_timeout(600)
+        page.rest(600)
         view.ready().drag(0.5, 22 / 30)
         view.expect_value(22, "blur 22")
         view.expect_grey(grey(4, 6))
