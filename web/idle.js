@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { watch } from "./lib/canvas.js";
+import { after } from "./lib/outputs.js";
 
 function check(node, rules) {
   const { graph, inputs, widgets } = node;
@@ -21,9 +22,11 @@ function check(node, rules) {
     widget.hidden = hidden;
     // Older pages leave the room of a hidden widget empty: a height and their gap of 4 make nothing together.
     widget.computeSize = hidden ? () => [0, -4] : undefined;
-    // Newer Vue nodes read the options when the widgets are set, older ones but once.
+    // Newer Vue nodes read the options when the list of widgets changes, older ones but once.
     if ("widgetId" in widget) widget.options.hidden = hidden;
-    node.widgets = [...widgets];
+    const all = [...widgets];
+    node.widgets = [];
+    node.widgets = all;
     node.setDirtyCanvas(true, true);
   }
   const rows = document.querySelectorAll(`[data-node-id="${node.id}"] .lg-node-widget`);
@@ -35,6 +38,18 @@ app.registerExtension({
   nodeCreated(node) {
     const { required, optional } = node.constructor.nodeData?.input ?? {};
     const rules = Object.entries({ ...required, ...optional }).filter(([, [, options]]) => options?.bokeh_idle);
-    if (rules.length) watch(node, () => check(node, rules));
+    if (!rules.length) return;
+    const look = () => check(node, rules);
+    let isNew = true;
+    watch(node, look);
+    // Before it is drawn: nodes grow by themselves, and never shrink.
+    after(node, "onAdded", () => {
+      look();
+      if (isNew) node.setSize([node.size[0], node.computeSize()[1]]);
+    });
+    after(node, "onConfigure", () => {
+      isNew = false;
+      look();
+    });
   },
 });

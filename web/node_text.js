@@ -13,14 +13,13 @@ const HEIGHTS = { BokehSweepSave: 60, BokehSaveAdapter: 60, BokehLens: 130, Boke
 const NOTED = new Set(["BokehBlur", "BokehSweep"]);
 const NOTE_HEIGHT = 50;
 
-const sheet = new CSSStyleSheet();
-sheet.replaceSync(`
+const sheet = `
 :host { font-size: 12px; line-height: 1.45; }
 :host([data-empty]) { visibility: hidden; }
 .text { height: 100%; overflow: auto; padding: 6px 8px; border-radius: 6px; background: var(--comfy-input-bg, #222);
   user-select: text; overflow-wrap: anywhere; }
 th { border-bottom: 1px solid var(--border-color, #444); }
-`);
+`;
 
 /** A place for text in the node; returns what writes into it. */
 function addText(node, height) {

@@ -16,8 +16,7 @@ const MIN_HEIGHT = 260;
 const CHART_HEIGHTS = [170, 420];
 const ASIDE_MS = 2500;
 
-const sheet = new CSSStyleSheet();
-sheet.replaceSync(`
+const sheet = `
 :host { min-height: ${MIN_HEIGHT}px; font-size: 13px; line-height: 1.4; }
 .report { display: flex; flex-direction: column; gap: 6px; height: 100%; padding: 4px 6px; overflow: hidden auto; }
 .empty { flex: 1; position: static; border: 1px dashed var(--muted); border-radius: 6px; }
@@ -39,7 +38,7 @@ g:focus-visible .column { stroke: var(--accent); }
 summary, .foot a { color: var(--muted); cursor: pointer; text-decoration: underline; text-underline-offset: 2px; }
 .aside { color: var(--muted); }
 .numbers { overflow-x: auto; user-select: text; font-size: 12px; }
-`);
+`;
 
 /** The curves of a report: how sharp, and how much like the pivot's scene. */
 function panels({ levels, area }) {

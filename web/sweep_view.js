@@ -42,8 +42,8 @@ async function loadInNode(node, file, pictureName) {
 
 function addView(node) {
   let isNew = true;
-  const level = node.widgets?.find((widget) => widget.name === "level");
-  const used = () => (level && level.value !== PIVOT_LEVEL ? level.value : null);
+  const level = node.widgets.find((widget) => widget.name === "level");
+  const used = () => (level.value === PIVOT_LEVEL ? null : level.value);
   const view = new SweepView({
     // A preview brings its picture along; pages may forbid to fetch what has no address on the server.
     pictureUrl: ({ jpeg, ...file }) =>
@@ -66,7 +66,7 @@ function addView(node) {
   watch(node, () => view.setZoom(app.canvas.ds.scale));
   addPlace(node, "sweep view", "bokeh_sweep_view", view.element, MIN_HEIGHT);
   node.setSize(FIRST_SIZE);
-  if (level) after(level, "callback", () => (view.used = used()));
+  after(level, "callback", () => (view.used = used()));
 
   followOutputs(node, ({ bokeh_sweep: [sweep] = [] }) => {
     if (!sweep) return false;

@@ -36,6 +36,12 @@ CLOSED_UP = """() => {
   const ys = node.widgets.filter((widget) => node.isWidgetVisible(widget)).map(({ y }) => y);
   return new Set(ys.slice(1).map((y, at) => y - ys[at])).size === 1;
 }"""
+# A fresh node is as high as what it shows.
+SNUG = "() => window.app.graph.nodes.every((node) => node.size[1] === node.computeSize()[1])"
+FRESH = """() => {
+  const { graph } = window.app;
+  ["BokehRender", "BokehFocus"].forEach((type) => graph.add(window.LiteGraph.createNode(type)));
+}"""
 ALWAYS = {"cats_eye", "highlight"}
 WITHOUT_FOCUS = {"depth_is", "repair", "blurs", "blades"}
 
@@ -76,3 +82,11 @@ def test_only_widgets_that_change_something_are_shown(renderer, browser, sweep_s
         # What is hidden keeps its value and its place in the workflow.
         assert page.prompt()["1"]["inputs"]["focus_value"] == 0.5
         expect(page.page.locator(".bokeh-focus-view")).to_be_visible()
+
+
+def test_a_fresh_node_leaves_no_room_for_what_it_hides(browser, sweep_server):
+    with HostPage(browser, sweep_server, RENDERERS["canvas"]) as page:
+        page.build("")
+        page.page.evaluate(FRESH)
+        page.rest(500)
+        assert page.page.evaluate(SNUG)

@@ -1,8 +1,6 @@
-/** What the pack's views have in common; adopted by their shadow roots only, so that nothing of it reaches the page. */
+/** What the pack's views have in common, for their shadow roots: nothing of it reaches the page. */
 
-export const base = new CSSStyleSheet();
-
-base.replaceSync(`
+export const base = `
 :host { --text: var(--input-text, #ddd); --muted: color-mix(in srgb, var(--text) 62%, transparent);
   --control: color-mix(in srgb, var(--text) 9%, transparent); --accent: var(--p-primary-color, #3b82f6);
   --pivot: color-mix(in srgb, #f59e0b 80%, var(--text)); container-type: inline-size; display: block;
@@ -34,4 +32,4 @@ th { color: var(--muted); }
 th:first-child, td:first-child { text-align: left; }
 p, ul, table { margin: 0 0 8px; }
 ul { padding-left: 16px; }
-`);
+`;

@@ -24,12 +24,11 @@ export function drawn(tag, attributes, ...children) {
 /** A line drawing of 16 by 16 units in the text's colour. */
 export const icon = (path) => drawn("svg", { viewBox: "0 0 16 16", "aria-hidden": true }, drawn("path", { d: path }));
 
-/** An element with a style of its own, untouched by the page's. */
-export function shadowed(className, sheets, ...children) {
+/** An element with styles of its own, untouched by the page's. */
+export function shadowed(className, styles, ...children) {
   const host = element("div", { className });
   const root = host.attachShadow({ mode: "open" });
-  root.adoptedStyleSheets = sheets;
-  root.append(...children);
+  root.append(element("style", {}, ...styles), ...children);
   return host;
 }
 

@@ -1,5 +1,6 @@
 /** The optics of Bokeh Focus for its preview: the equations of optics/focus.py. */
 
+import { plain } from "./levels.js";
 import { say } from "./words.js";
 
 /** Apertures in thirds of a stop, as lenses count them. */
@@ -58,7 +59,7 @@ export function focusOf(values, map, width, height) {
   const gain = (lens ? strength(lens, disparity, width, height) : values.blur / span) * span;
   const sharp = values.sharp / 2;
   const reach = sharp + limit / gain;
-  const at = (value) => (metric ? distance(low + value * span) : number(Math.min(Math.max(value, 0), 1)));
+  const at = (value) => (metric ? distance(low + value * span) : plain(Math.min(Math.max(value, 0), 1), 2));
   const way = metric ? reach : -reach;
   const far = at(plane - way);
   const near = far.endsWith(" m") ? at(plane + way).replace(" m", "") : at(plane + way);
@@ -86,8 +87,4 @@ function strength({ focal, fNumber, sensor }, disparity, width, height) {
 function distance(disparity) {
   if (disparity <= 1 / FARTHEST) return say("infinity");
   return `${Number((1 / disparity).toPrecision(3))} m`;
-}
-
-function number(value) {
-  return String(Number(value.toFixed(2)));
 }

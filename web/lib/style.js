@@ -1,9 +1,7 @@
 /** The look of the sweep view, on top of the common one. */
 
-export const sheet = new CSSStyleSheet();
-
 // Every size is in em, and em follows the node's width: a wider node has larger text.
-sheet.replaceSync(`
+export const sheet = `
 :host { --line: color-mix(in srgb, var(--text) 26%, transparent); min-height: 240px; }
 
 :host(:fullscreen) { padding: 1em; background: var(--comfy-menu-bg, #222); }
@@ -85,4 +83,4 @@ kbd { color: var(--muted); font: inherit; }
 :is(.buttons, .scenes) > :is(button, .open) { display: grid; place-items: center; width: 2.1em; height: 2.1em; padding: 0; }
 svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round;
   stroke-linejoin: round; }
-`);
+`;
