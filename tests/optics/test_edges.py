@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bokeh.optics import edges
+from bokeh.optics.discs import Discs
 from bokeh.optics.edges import beyond, parted, reach_of
 from bokeh.optics.render import render_defocus, render_depth
 
@@ -100,6 +101,25 @@ def test_any_size_is_rendered(size):
         assert ((rendered >= 0) & (rendered <= 1)).all()
 
 
+def test_what_lies_behind_costs_less_than_twice_the_picture(monkeypatch):
+    """By the numbers that are transformed, of flat things at all depths. Without coarser cells it is seven times."""
+    rng = torch.Generator().manual_seed(0)
+    image, coarse = torch.rand(1024, 1024, 3, generator=rng), torch.rand(1, 1, 8, 8, generator=rng)
+    signed = torch.nn.functional.interpolate(coarse, (1024, 1024))[0, 0] * 60 - 30
+    transformed = []
+
+    def only_counted(discs: Discs, light: torch.Tensor, *args) -> torch.Tensor:
+        transformed.append(light.numel())
+        return light
+
+    monkeypatch.setattr(Discs, "spread", only_counted)
+    render_defocus(image, signed)
+    plain = sum(transformed)
+    transformed.clear()
+    render_defocus(image, signed, behind=True)
+    assert sum(transformed) < 3 * plain
+
+
 def test_preparing_a_large_picture_is_told_all_the_time():
     """By the processor's time between two reports, of three megapixels; the interrupt comes with the same calls."""
     rng = torch.Generator().manual_seed(0)
@@ -111,7 +131,7 @@ def test_preparing_a_large_picture_is_told_all_the_time():
 
     def on_part(done: int, parts: int) -> None:
         told.append(time.process_time())
-        if done / parts > 0.11:
+        if done / parts > 0.2:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
