@@ -59,8 +59,7 @@ def install(model: ModelPatcher, adapter: Adapter | None, plan: Plan, strength: 
     else:
         settings = adapter.settings
         patcher = adapter_patcher(adapter, dtype)
-        clone = adapt(model, adapter, patcher.model, places, strength, running)
-        clone.set_additional_models(KEY, [patcher])
+        clone = adapt(model, adapter, patcher.model, places, strength, running, patcher)
         scale = settings.bokeh_scale * strength
         hooks = Hooks(plan, patcher.model, scale, dtype, settings.unfreeze_k, running, _names(places))
     for kind, wrapper in hooks.wrappers().items():
@@ -77,6 +76,7 @@ def adapt(
     places: list[Place],
     strength: float = 1.0,
     running: Running | None = None,
+    patcher: ModelPatcher | None = None,
 ) -> ModelPatcher:
     """A clone of a model whose attention calls tell ``run.attend`` their places, with the q/k adapters on the
     projections; the bokeh bias and grounding are ``run.attend``'s.
@@ -86,9 +86,12 @@ def adapt(
         places: from ``block_places``, in the adapter's order.
         strength: factor on the q/k adapters.
         running: where the running call's options stand.
+        patcher: of the weights, for the host to load with the model; None where somebody else sees to that.
     """
     settings = adapter.settings
     clone = uninstall(model)
+    if patcher is not None:
+        clone.set_additional_models(KEY, [patcher])
     _mark(clone, places, running or Running())
     projections: dict[str, list[tuple[int, int, int, str]]] = {}
     for number, place in enumerate(places):

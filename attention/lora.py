@@ -299,7 +299,7 @@ def install_lora(model: ModelPatcher, pieces: list[Piece], sharp: float, blurred
 
 def add_pieces(clone: ModelPatcher, pieces: list[Piece], strength: Callable[[Row], float], key: str) -> ModelPatcher:
     """Put a LoRA on ``clone``; ``strength`` is that of a row, ``key`` tells it from others on the same model."""
-    patcher = _new_patcher(pieces, clone, compute_dtype(clone))
+    patcher = _new_patcher(pieces, clone.model.diffusion_model, compute_dtype(clone))
     clone.set_additional_models(key, [patcher])
     by_layer: dict[str, list[tuple[int, tuple[int, int] | None]]] = {}
     for number, piece in enumerate(pieces):
@@ -312,9 +312,9 @@ def add_pieces(clone: ModelPatcher, pieces: list[Piece], strength: Callable[[Row
     return clone
 
 
-def _new_patcher(pieces: list[Piece], model: ModelPatcher, dtype: torch.dtype) -> ModelPatcher:
-    module = LoraModule(pieces, model.model.diffusion_model, dtype)
-    return new_patcher(_new_patcher, pieces, model, dtype, module=module)
+def _new_patcher(pieces: list[Piece], network: nn.Module, dtype: torch.dtype) -> ModelPatcher:
+    # Not of the clone: that holds this patcher, and both would wait for the garbage collector.
+    return new_patcher(_new_patcher, pieces, network, dtype, module=LoraModule(pieces, network, dtype))
 
 
 def _check_blur(executor, *args, **kwargs):

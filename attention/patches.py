@@ -82,5 +82,8 @@ def _build(clone: ModelPatcher, full: str, base: Callable, chain: Chain) -> None
     for hook, module in chain:
         outer = hook.around(forward, module)
         outer.before_bokeh, outer.hook, outer.module = forward, hook, module
+        # The network keeps our functions until it is patched anew. Weights without their patcher are a leak to the
+        # host, which then warns and collects garbage before every run.
+        outer.patchers = clone.get_additional_models_with_key(hook.key)
         forward = outer
     clone.add_object_patch(full, forward)

@@ -15,6 +15,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from flux import build_controlnet, build_flux, relative_error, sample
 
 from bokeh.attention.install import install
+from bokeh.attention.lora import Piece, install_lora
 from bokeh.attention.rows import Pivot, Plan
 
 SIGMAS = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
@@ -150,3 +151,25 @@ def test_two_hundred_queue_entries_leave_no_memory_behind(golden, adapter):
     gc.collect()
     assert len(gc.get_objects()) - objects < 2000
     assert process.memory_info().rss - memory < 32 * 2**20
+
+
+@pytest.mark.parametrize("kind", ["adapter", "lora"])
+def test_the_host_finds_no_leak_when_a_node_is_run_again(golden, adapter, kind, caplog):
+    """Between two runs the network still has the first one's forwards, with the weights that they need."""
+
+    def installed():
+        if kind == "adapter":
+            return install(golden.model, adapter, SWEEP)
+        piece = Piece("double_blocks.0.img_attn.proj", torch.ones(2, 32), torch.ones(32, 2), None)
+        return install_lora(install(golden.model, None, SWEEP), [piece], 0.0, 1.0)
+
+    weights = []
+    for _ in range(3):
+        made = installed()
+        ((patcher,),) = (models for models in made.additional_models.values() if models)
+        weights.append(weakref.ref(patcher.model))
+        sweep(made, golden)
+        del made, patcher
+    assert "leak" not in caplog.text
+    sweep(golden.model, golden)
+    assert [ref() for ref in weights] == [None] * 3
