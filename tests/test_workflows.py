@@ -79,8 +79,8 @@ def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, vis
         assert required.keys() <= prompt[key]["inputs"].keys()
     if vue:
         return
-    # All of it is in the window, and words can be read: below 0.5 the page leaves them out.
-    assert page.page.evaluate("window.app.canvas.ds.scale") > 0.5
+    # All of it is in the window, and words can be read: the page leaves them out below 8 px, and they have 14.
+    assert page.page.evaluate("window.app.canvas.ds.scale") > 8 / 14
     # Refused graphs raise here, with the server's own words.
     server.client.queue(prompt)
     server.client.request("POST", "/queue", {"clear": True})
