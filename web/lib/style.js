@@ -51,7 +51,6 @@ kbd { color: var(--muted); font: inherit; }
 .panel.off { opacity: 0.35; }
 :host([data-state="empty"]) .panel { display: none; }
 :host([data-far]) .buttons { display: none; }
-@container (max-width: 340px) { .buttons .in-menu { display: none; } }
 
 .slider { padding: 0 0.75em; border-radius: 0.4em; cursor: pointer; touch-action: none; outline: none; }
 .slider[aria-disabled="true"] { cursor: default; }
@@ -81,6 +80,7 @@ kbd { color: var(--muted); font: inherit; }
 .buttons { display: flex; gap: 0.3em; }
 .buttons[inert] { opacity: 0.35; }
 :is(.buttons, .scenes) > :is(button, .open) { display: grid; place-items: center; width: 2.1em; height: 2.1em; padding: 0; }
+@container (max-width: 340px) { .buttons .in-menu { display: none; } }
 svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round;
   stroke-linejoin: round; }
 `;
