@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..optics.depth import SHARED, disparity_of, metric_disparity_of
+from ..optics.repair import enlarged
 
 BRIGHT, DARK, METRES, INVERSE = "near is bright", "near is dark", "metres", "1/m"
 
@@ -63,10 +65,19 @@ def read_disparity(
     size: tuple[int, int],
     span: str = SHARED,
     on_map: Callable[[], None] | None = None,
+    pictures: Tensor | None = None,
 ) -> tuple[Tensor, bool, list[str]]:
-    """Disparity [count, H, W] of a depth map, whether it is in 1/m, and sentences for the user (see `optics.depth`)."""
+    """Disparity [count, H, W] of a depth map, whether it is in 1/m, and sentences for the user (see `optics.depth`).
+
+    With the ``pictures`` [count, H, W, C] maps that are much smaller get their edges from them."""
+
+    def by_picture(disparity: Tensor, row: int) -> Tensor:
+        stop = comfy.model_management.throw_exception_if_processing_interrupted
+        return enlarged(disparity, pictures[row, ..., :3].to(disparity.device), stop)
+
+    enlarge = None if pictures is None else by_picture
     if depth_is in (METRES, INVERSE):
-        disparity, notes = metric_disparity_of(depth, depth_is == METRES, count, size, on_map)
+        disparity, notes = metric_disparity_of(depth, depth_is == METRES, count, size, on_map, enlarge)
         return disparity, True, notes
-    disparity, notes = disparity_of(depth, depth_is == BRIGHT, count, size, span, on_map)
+    disparity, notes = disparity_of(depth, depth_is == BRIGHT, count, size, span, on_map, enlarge)
     return disparity, False, notes

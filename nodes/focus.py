@@ -182,7 +182,7 @@ class BokehFocus(io.ComfyNode):
         check_finite(image, "pictures")
         count, size = len(image), tuple(image.shape[1:3])
         frames = _Frames(4 * count)
-        disparity, known, notes = _disparity(depth, mask, depth_is, count, size, frames.done)
+        disparity, known, notes = _disparity(depth, mask, depth_is, image, frames.done)
         for values in disparity:
             if depth is not None:
                 values.copy_(repaired(values, comfy.model_management.throw_exception_if_processing_interrupted))
@@ -239,13 +239,12 @@ def _disparity(
     depth: Tensor | dict | None,
     mask: Tensor | None,
     depth_is: str,
-    count: int,
-    size: tuple[int, int],
+    image: Tensor,
     on_map: Callable[[], None],
 ) -> tuple[Tensor, bool, list[str]]:
     """Disparity, [1, H, W] for a map that all pictures share, else [count, H, W]; whether it is in 1/m; sentences for
     the user."""
-    span = SHARED
+    span, pictures = SHARED, image
     if depth is None:
         subject = _subject(mask)
         if subject.min() == subject.max():
@@ -253,12 +252,13 @@ def _disparity(
                 f"The mask is {subject.max():g} everywhere, so it shows no subject. Make it white on the "
                 "subject and black elsewhere, or connect a depth map."
             )
-        depth, depth_is, span = subject[..., None], BRIGHT, AS_IS
+        depth, depth_is, span, pictures = subject[..., None], BRIGHT, AS_IS, None
     if isinstance(depth, dict):
         if not isinstance(depth.get("depth"), Tensor):
             raise ValueError("This geometry holds no depth. Connect the geometry of MoGe, or a depth map.")
         depth, depth_is = depth["depth"][..., None], METRES
-    disparity, metric, notes = read_disparity(depth, depth_is, count, size, span, on_map)
+    size = tuple(image.shape[1:3])
+    disparity, metric, notes = read_disparity(depth, depth_is, len(image), size, span, on_map, pictures)
     return disparity[: len(depth)], metric, notes
 
 

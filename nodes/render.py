@@ -76,8 +76,8 @@ class BokehRender(io.ComfyNode):
                 io.Boolean.Input(
                     "repair",
                     default=True,
-                    tooltip="Make the soft edges of the depth map hard: between two things there is no third one. Off: "
-                    "the map as it came.",
+                    tooltip="Make the soft edges of the depth map hard, for between two things there is no third one; "
+                    "a map much smaller than the picture takes its edges from the picture. Off: the map as it came.",
                 ),
                 io.String.Input(
                     "blurs",
@@ -179,7 +179,7 @@ class BokehRender(io.ComfyNode):
         sweep = None
         if focus is None:
             values = _parse(blurs) if lens_blur is None else (lens_blur,)
-            disparity, metric, notes = _disparity(depth, depth_is, depth_range, image, tell)
+            disparity, metric, notes = _disparity(depth, depth_is, depth_range, image, repair, tell)
             if repair:
                 # A map that all pictures share is repaired once.
                 own = disparity[: len(depth)]
@@ -216,12 +216,13 @@ def _parse(blurs: str) -> tuple[float, ...]:
 
 
 def _disparity(
-    depth: Tensor | None, depth_is: str, depth_range: str, image: Tensor, on_map: Callable[[], None]
+    depth: Tensor | None, depth_is: str, depth_range: str, image: Tensor, repair: bool, on_map: Callable[[], None]
 ) -> tuple[Tensor, bool, list[str]]:
     """Disparity [B, H, W], whether it is in 1/m, and sentences for the user."""
     if depth is None:
         raise ValueError("There is no depth. Connect the picture's depth map, or the focus of Bokeh Focus.")
-    return read_disparity(depth, depth_is, len(image), tuple(image.shape[1:3]), depth_range, on_map)
+    size = tuple(image.shape[1:3])
+    return read_disparity(depth, depth_is, len(image), size, depth_range, on_map, image if repair else None)
 
 
 def _focused(disparity: Tensor, metric: bool, plane: Tensor, blurs: tuple[float, ...]) -> tuple[Focus, Sweep]:

@@ -19,6 +19,9 @@ OUTLIERS, OUTLYING, SAMPLES = 0.001, 0.1, 2**20
 ROUNDING = 1 / 255
 # A map whose range is this small a part of its values shows rounding, no depth.
 FLAT = 1e-6
+# From how many times its sides on a map is much smaller than the picture.
+SMALL = 1.5
+Enlarge = Callable[[Tensor, int], Tensor]
 # How every sentence about a map that came alone begins.
 SUBJECT = "The depth map"
 
@@ -30,6 +33,7 @@ def disparity_of(
     size: tuple[int, int],
     span: str = SHARED,
     on_map: Callable[[], None] | None = None,
+    enlarge: Enlarge | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Disparities from a grey depth picture, relative: 0 = farthest and 1 = nearest.
 
@@ -43,6 +47,7 @@ def disparity_of(
             each map; or 0 and 1 themselves. A few wrong pixels far beyond all others do not count, so that they do
             not squeeze the rest.
         on_map: called twice for each map.
+        enlarge: a map [h, w] and which of the maps it is to one in that size, for maps that are much smaller.
 
     Returns:
         [count, H, W] in 0..1, and sentences that the user should read.
@@ -72,7 +77,7 @@ def disparity_of(
         values = ((maps[row] - low) / (high - low)).clamp_(0, 1)
         return values if near_is_bright else 1 - values
 
-    made, notes = maps.resized(disparity, size)
+    made, notes = maps.resized(disparity, size, enlarge)
     return made.clamp_(0, 1).expand(count, *size), notes
 
 
@@ -82,9 +87,10 @@ def metric_disparity_of(
     count: int,
     size: tuple[int, int],
     on_map: Callable[[], None] | None = None,
+    enlarge: Enlarge | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Disparities in 1/m from a picture of distances in metres, where infinity is the sky, or of 1/m.
-    ``on_map`` is called twice for each map.
+    ``on_map`` and ``enlarge`` as in ``disparity_of``.
 
     Returns:
         [count, H, W] in 1/m, and sentences that the user should read.
@@ -104,7 +110,7 @@ def metric_disparity_of(
         raise ValueError(
             f"The depth map goes down to {maps.low:.3g}, expected 0 (infinity) and more in 1/m. Choose what it shows."
         )
-    made, notes = maps.resized(maps.__getitem__, size)
+    made, notes = maps.resized(maps.__getitem__, size, enlarge)
     return made.clamp_(min=0).expand(count, *size), notes
 
 
@@ -158,11 +164,17 @@ class _Maps:
         share = (inner[1] - inner[0]) / (ends[1] - ends[0])
         return inner if 0 < share < 1 - OUTLYING else ends
 
-    def resized(self, disparity: Callable[[int], Tensor], size: tuple[int, int]) -> tuple[Tensor, list[str]]:
+    def resized(
+        self, disparity: Callable[[int], Tensor], size: tuple[int, int], enlarge: Enlarge | None
+    ) -> tuple[Tensor, list[str]]:
         """``disparity(row)`` of every map in a size, [n, H, W], and sentences for the user."""
         made, notes = self.depth.new_empty(len(self), *size, dtype=torch.float32), []
+        is_small = all(SMALL * came < side for came, side in zip(self.depth.shape[1:3], size, strict=True))
         for row in range(len(self)):
-            (made[row],), notes = _resized(disparity(row)[None], size, "depth map", "bilinear")
+            values = disparity(row)
+            (made[row],), notes = _resized(values[None], size, "depth map", "bilinear")
+            if enlarge is not None and is_small:
+                made[row] = enlarge(values, row)
             self.on_map()
         return made, notes
 

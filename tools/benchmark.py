@@ -146,9 +146,10 @@ def _devices() -> tuple[str, ...]:
 
 
 def renderer_truth(options: argparse.Namespace) -> None:
-    """How near the depth renderer is to what a lens shows."""
+    """How near the depth renderer is to what a lens shows, with whole and with small depth maps."""
     from bokeh.tools.renderer import bars
 
+    bars.small_maps()
     bars.to_truth()
 
 

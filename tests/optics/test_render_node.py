@@ -124,6 +124,18 @@ def test_notes_are_shown():
     ]
 
 
+def test_a_small_map_takes_its_edges_from_the_picture():
+    image, depth = scene()
+    image = depth / 2 + image / 20
+    whole = BokehRender.execute(image, depth=depth, **SETTINGS).result[2]
+    small = torch.nn.functional.avg_pool2d(depth.movedim(-1, 1), 4).movedim(1, -1)
+    as_it_is, by_picture = (
+        BokehRender.execute(image, depth=small, **SETTINGS | {"repair": repair}).result[2] for repair in (False, True)
+    )
+    wrong = [((made - whole).abs() > 1).float().mean() for made in (as_it_is, by_picture)]
+    assert wrong[1] < 0.1 * wrong[0]
+
+
 def test_a_fourth_channel_is_left_out():
     image, depth = scene()
     with_alpha = torch.cat([image, torch.ones_like(image[..., :1])], -1)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from bokeh.optics import repair
-from bokeh.optics.repair import repaired
+from bokeh.optics.repair import enlarged, repaired
 
 
 def planes(size: int = 96) -> torch.Tensor:
@@ -42,3 +42,38 @@ def test_bands_do_not_show(monkeypatch):
     assert torch.equal(repaired(soft), whole)
     repaired(soft, lambda: bands.append(1))
     assert len(bands) == 6
+
+
+def painted(disparity: torch.Tensor) -> torch.Tensor:
+    """A picture [H, W, 3] of surfaces, each of a colour, with a grain of their own."""
+    colours = torch.stack([disparity, 1 - disparity, (disparity * 3) % 1], -1)
+    return (colours + 0.05 * torch.randn(colours.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+
+
+def small_of(disparity: torch.Tensor, times: int = 4) -> torch.Tensor:
+    return F.avg_pool2d(disparity[None, None], times)[0, 0]
+
+
+def test_a_small_map_has_its_edges_where_the_picture_has_them():
+    sharp = planes()
+    small = small_of(sharp)
+    bilinear = repaired(F.interpolate(small[None, None], size=sharp.shape, mode="bilinear")[0, 0])
+    by_picture = enlarged(small, painted(sharp))
+    wrong = [((maps - sharp).abs() > 0.1).float().mean() for maps in (bilinear, by_picture)]
+    assert wrong[1] < 0.3 * wrong[0]
+
+
+def test_without_edges_a_small_map_is_bilinear_and_without_colours_it_has_no_other_surface():
+    slope = torch.linspace(0, 1, 200)[:, None].expand(200, 40)
+    bilinear = F.interpolate(slope[None, None], size=(597, 163), mode="bilinear")[0, 0]
+    assert torch.equal(enlarged(slope, torch.rand(597, 163, 3)), bilinear)
+    made = enlarged(small_of(planes()), torch.zeros(96, 96, 3))
+    assert (made[..., None] - torch.tensor([0.1, 0.5, 0.9])).abs().amin(-1).gt(0.02).float().mean() < 0.02
+
+
+def test_an_enlarged_maps_bands_do_not_show(monkeypatch):
+    small, picture, bands = small_of(planes()), painted(planes()), []
+    whole = enlarged(small, picture)
+    monkeypatch.setattr(repair, "BAND", 17)
+    torch.testing.assert_close(enlarged(small, picture, lambda: bands.append(1)), whole, rtol=0, atol=1e-5)
+    assert len(bands) == 8

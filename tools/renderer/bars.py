@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ...optics.exact import render_exactly
 from ...optics.render import render_depth
+from ...optics.repair import enlarged, repaired
 from . import scenes
 
 WHEEL = "scikit_image-0.16.2-cp38-cp38-manylinux1_x86_64.whl"
@@ -34,6 +35,8 @@ WHEEL_SHA256 = "41e28db0136f29ecd305bef0408fdfc64be9d415e54f5099a95555c65f5c1865
 PICTURES = ("astronaut", "brick", "chelsea", "coffee", "gravel", "motorcycle_left", "motorcycle_disp", "rocket")
 # Disparity in px to 1/m: (d + offset) / (focal length in px * distance of the two cameras in m).
 OFFSET, FOCAL_LENGTH, APART = 31.086, 994.978, 0.193001
+# What true pictures are made by.
+SCENES_CODE = "tools/renderer/scenes.py", "optics/defocus.py", "optics/light.py"
 # How wide a border is looked at, in px.
 BORDER = 16
 
@@ -63,7 +66,6 @@ def to_truth() -> None:
     exact renderer, of ours without and with layers, and of one that is told all but what is hidden."""
     print("\nto what a lens shows, dB, then error gradient on old outlines (of 255):")
     print(f"  {'':26}{'exact':>8}{'levels':>8}{'layers':>8}{'best':>8}")
-    scenes_code = _code("tools/renderer/scenes.py", "optics/defocus.py", "optics/light.py")
     every: list[tuple[float, ...]] = []
     outlines: list[tuple[float, ...]] = []
     borders: list[float] = []
@@ -73,14 +75,10 @@ def to_truth() -> None:
         for focus in scenes.FOCI[kind]:
             for blur in scenes.BLURS:
                 case = Case(f"{kind} {focus} {blur}", image, disparity, focus, blur)
-                true = _kept(
-                    f"truth of {case.name}",
-                    scenes_code,
-                    lambda case=case, layers=layers: scenes.truth(layers, case.focus, case.blur),
-                )
+                true = _truth(kind, layers, focus, blur)
                 best = _kept(
                     f"best of {case.name}",
-                    scenes_code,
+                    _code(*SCENES_CODE),
                     lambda case=case, layers=layers: scenes.truth(scenes.without_hidden(layers), case.focus, case.blur),
                 )
                 made = case.exact(), case.rendered(), case.rendered(behind=True), best
@@ -128,6 +126,26 @@ def at_sizes() -> None:
         print(f"  {kind:8} {found}", flush=True)
 
 
+def small_maps() -> None:
+    """Print PSNR to the truth of three scenes at blur 15 by a depth map of a quarter of the sides: enlarged bilinearly
+    and repaired, enlarged by the picture, and the whole map."""
+    print("\nto what a lens shows, dB, by depth maps of a quarter of the sides")
+    print(f"  {'':26}{'bilinear':>9}{'picture':>8}{'whole':>8}")
+    every: list[tuple[float, ...]] = []
+    for kind in ("planes", "lights", "grid"):
+        layers = scenes.SCENES[kind](scenes.Canvas(pictures()))
+        image, disparity = scenes.sharp(layers)
+        small = F.avg_pool2d(disparity, 4)
+        bilinear = F.interpolate(small[None], size=disparity.shape[1:], mode="bilinear")[0, 0]
+        maps = repaired(bilinear), repaired(enlarged(small[0], image[0])), disparity[0]
+        for focus in scenes.FOCI[kind]:
+            true = _truth(kind, layers, focus, 15.0)
+            made = (render_depth(image, given[None], focus, 15.0, behind=True) for given in maps)
+            every.append(tuple(decibels(picture, true) for picture in made))
+            print(f"  {kind:8} focus {focus:<12g}{_means(every[-1:])}", flush=True)
+    print(f"  mean of {len(every):<19}{_means(every)}")
+
+
 @lru_cache
 def pictures() -> Path:
     """The folder with the pictures, fetched if it is not there."""
@@ -164,6 +182,11 @@ def motorcycle() -> tuple[Tensor, Tensor]:
 
 def decibels(one: Tensor, other: Tensor) -> float:
     return -10 * math.log10((one - other).square().mean().item() + 1e-12)
+
+
+def _truth(kind: str, layers: list[scenes.Layer], focus: float, blur: float) -> Tensor:
+    name = f"truth of {kind} {focus} {blur}"
+    return _kept(name, _code(*SCENES_CODE), lambda: scenes.truth(layers, focus, blur))
 
 
 def _random_cases() -> Iterator[Case]:
