@@ -13,7 +13,6 @@ import importlib
 import math
 import os
 import pkgutil
-import re
 import shutil
 import sys
 import tempfile
@@ -71,20 +70,17 @@ _load_pack()
 
 @functools.cache
 def group_of(file: str) -> str:
-    """Which tests share a worker: those of the view one server, all others of the page one, the other server tests
-    theirs, else each file its models."""
+    """Which tests share a worker: those of the page one server, all other server tests the other, else each file its
+    models."""
     path = CHECKOUT / file
-    text = path.read_text(encoding="utf-8")
-    if "pytest.mark.server" not in text:
+    if "pytest.mark.server" not in path.read_text(encoding="utf-8"):
         return file
-    if path.parent.name != "web":
-        return "server"
-    return "view" if re.search(r"\bview\b[,)]", text) else "page"
+    return "page" if path.parent.name == "web" else "server"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The groups that take longest come first, one in each worker."""
-    longest = ("view", "page", "server")
+    """The two groups that take longest come first, one in each worker."""
+    longest = ("page", "server")
     groups = [group_of(item.nodeid.partition("::")[0]) for item in items]
     ranks = [longest.index(group) if group in longest else len(longest) for group in groups]
     items[:] = [items[at] for at in sorted(range(len(items)), key=ranks.__getitem__)]

@@ -30,9 +30,8 @@ def main(arguments: list[str]) -> int:
     except FileNotFoundError as error:
         print(f"{error}\nThe tests that need it will fail.", file=sys.stderr)
 
-    # All tests in three workers, each with servers of its own: tests of the page wait more than they compute. Single
-    # ones without, where a debugger can reach them.
-    workers = arguments or ["-n", "3", "--dist", "loadscope"]
+    # All tests in two workers, each with servers of its own; single ones without, where a debugger can reach them.
+    workers = arguments or ["-n", "2", "--dist", "loadscope"]
     if not arguments:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
 
