@@ -172,9 +172,10 @@ class _Maps:
         is_small = all(SMALL * came < side for came, side in zip(self.depth.shape[1:3], size, strict=True))
         for row in range(len(self)):
             values = disparity(row)
-            (made[row],), notes = _resized(values[None], size, "depth map", "bilinear")
             if enlarge is not None and is_small:
-                made[row] = enlarge(values, row)
+                made[row], notes = enlarge(values, row), [_resizing(values.shape, size, "depth map")]
+            else:
+                (made[row],), notes = _resized(values[None], size, "depth map", "bilinear")
             self.on_map()
         return made, notes
 
@@ -253,17 +254,19 @@ def focus_in(disparity: Tensor, mask: Tensor) -> tuple[Tensor, list[str]]:
 
 
 def _resized(maps: Tensor, size: tuple[int, int], name: str, mode: str) -> tuple[Tensor, list[str]]:
-    height, width = size
-    came_height, came_width = maps.shape[1:]
-    if (came_height, came_width) == (height, width):
+    if maps.shape[1:] == size:
         return maps, []
-    smooth = mode == "bilinear"
-    resized = F.interpolate(maps[:, None], size=(height, width), mode=mode, antialias=smooth)[:, 0]
+    resized = F.interpolate(maps[:, None], size=size, mode=mode, antialias=mode == "bilinear")[:, 0]
+    return resized, [_resizing(maps.shape[1:], size, name)]
+
+
+def _resizing(came: tuple[int, int], size: tuple[int, int], name: str) -> str:
+    (came_height, came_width), (height, width) = came, size
     note = f"The {name} of {came_width} x {came_height} was resized to the picture's {width} x {height}."
     # A depth node may round its sides to a multiple of its patches.
     if abs(came_width * height / (came_height * width) - 1) > 0.05:
         note += f" Its shape is another: check that the {name} belongs to this picture."
-    return resized, [note]
+    return note
 
 
 def _pictures(count: int) -> str:
