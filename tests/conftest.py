@@ -64,8 +64,10 @@ def _load_pack() -> None:
             sys.modules["bokeh" + name[len(package) :]] = module
 
 
-_load_host()
-_load_pack()
+# What deals all tests out to workers (tools/test.py) runs none itself.
+if "BOKEH_TESTS_DEALT_OUT" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+    _load_host()
+    _load_pack()
 
 
 @functools.cache
@@ -78,12 +80,19 @@ def group_of(file: str) -> str:
     return "page" if path.parent.name == "web" else "server"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The two groups that take longest come first, one in each worker."""
+def rank_of(item: pytest.Item) -> tuple:
+    """The two groups that take longest come first, one in each worker. Of the page's tests those that can go on in one
+    page follow one another: by the page's rendering, then those that visit it in a way of their own."""
     longest = ("page", "server")
-    groups = [group_of(item.nodeid.partition("::")[0]) for item in items]
-    ranks = [longest.index(group) if group in longest else len(longest) for group in groups]
-    items[:] = [items[at] for at in sorted(range(len(items)), key=ranks.__getitem__)]
+    group = group_of(item.nodeid.partition("::")[0])
+    if group != "page":
+        return (longest.index(group) if group in longest else len(longest),)
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return 0, "vue" in parameters, "touch" in item.name, not {"page", "canvas_page"} & {*item.fixturenames}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=rank_of)
 
 
 # pytest-xdist's own groups by marks are lost with the newest pytest.
@@ -176,10 +185,12 @@ def browser():
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The real server with this pack in it, one for all tests; its models folder starts empty."""
+    from comfy.cli_args import args
     from host_server import HostServer
 
     # Offline: a test that downloads brings a hub of its own.
-    with HostServer(tmp_path_factory.mktemp("server"), environment={"HF_HUB_OFFLINE": "1"}) as server:
+    offline = {"HF_HUB_OFFLINE": "1"}
+    with HostServer(tmp_path_factory.mktemp("server"), cpu=args.cpu, environment=offline) as server:
         yield server
 
 

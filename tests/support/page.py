@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from host_server import HostServer, find_chromium
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, expect, sync_playwright
 
 # Two workers on two cores: what the page does in a second takes it ten at times.
 expect.set_options(timeout=20_000)
@@ -48,6 +48,8 @@ OURS = re.compile(r"/extensions/comfyui-bokeh/|/view\?")
 
 # The contexts of each browser, with the options that they were opened with.
 _contexts: dict[Browser, list[tuple[BrowserContext, dict[str, Any]]]] = {}
+# The page that is open in each browser, and how it was opened.
+_open: dict[Browser, tuple[Page, dict[str, Any]]] = {}
 
 _BUILD = """
 () => {
@@ -66,6 +68,20 @@ _BUILD = """
 """
 _UNDOABLE = "window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 
+# The page as if it had just been opened: its own first workflow alone, nothing looked at, stored or undoable.
+_ANEW = """
+async (settings) => {
+  const { app } = window, { setting, workflow } = app.extensionManager;
+  if (document.fullscreenElement) await document.exitFullscreen();
+  document.activeElement?.blur();
+  for (const [id, value] of Object.entries(settings)) if (setting.get(id) !== value) await setting.set(id, value);
+  await app.loadGraphData();
+  for (const { path } of [...workflow.openWorkflows])
+    if (path !== workflow.activeWorkflow.path) await workflow.closeWorkflow(workflow.getWorkflowByPath(path));
+  app.nodeOutputs = {};
+  for (const key of Object.keys(sessionStorage)) if (key !== "clientId") sessionStorage.removeItem(key);
+}
+"""
 _REST = """
 (milliseconds) => new Promise((done) => setTimeout(() => requestAnimationFrame(() => setTimeout(done)), milliseconds))
 """
@@ -109,14 +125,20 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             _contexts.pop(browser, None)
+            _open.pop(browser, None)
             browser.close()
+
+
+def forget() -> None:
+    """After a failure: no visit goes on in a page that is open."""
+    _open.clear()
 
 
 class HostPage:
     """One visit to the page, with an empty storage; a context manager.
 
-    Visits with the same options follow one another in one browser context, whose cache spares them most of the time
-    that it takes to load the page.
+    Loading the page takes longer than most of what is done in it. A visit of the same kind as the one before goes on
+    in its page, made as empty as it was when it was opened.
     """
 
     def __init__(
@@ -133,28 +155,49 @@ class HostPage:
             settings: the page's own settings, by their ids.
             context: more of playwright's ``new_context`` options (viewport, has_touch, permissions, ...).
         """
-        status, answer = server.client.request("POST", "/settings", {**SETTINGS, **(settings or {})})
-        assert status == 200, f"the server refused the settings: {answer[:500]!r}"
         self.url = server.url
         self.errors: list[str] = []
-        self.context = _context(browser, {"viewport": {"width": 1280, "height": 900}, **context})
-        self.page: Page = self.context.new_page()
-        stored = {"origin": server.client.url, "storageTypes": "all"}
-        self.context.new_cdp_session(self.page).send("Storage.clearDataForOrigin", stored)
-        self.page.on("console", self._on_console)
-        self.page.on("pageerror", lambda error: self._add(f"{error}\n{error.stack}"))
+        self._server, self._browser = server, browser
+        self._settings = {**SETTINGS, **(settings or {})}
+        viewport = context.pop("viewport", {"width": 1280, "height": 900})
+        options = {"permissions": ["clipboard-read", "clipboard-write"], **context}
+        self._kind = {"url": self.url, "settings": self._settings, **options}
+        page, kind = _open.pop(browser, (None, None))
+        self._goes_on = kind == self._kind
+        if not self._goes_on:
+            for context in browser.contexts:
+                for page in context.pages:
+                    page.close()
+        self.context = _context(browser, options)
+        self.page: Page = page if self._goes_on else self.context.new_page()
+        self.page.set_viewport_size(viewport)
+        self._heard = {"console": self._on_console, "pageerror": self._on_error}
+        for event, listener in self._heard.items():
+            self.page.on(event, listener)
 
     def __enter__(self) -> HostPage:
-        self.open()
+        status, answer = self._server.client.request("POST", "/settings", self._settings)
+        assert status == 200, f"the server refused the settings: {answer[:500]!r}"
+        if self._goes_on:
+            self.page.mouse.move(0, 0)
+            self.page.evaluate(_ANEW, self._settings)
+        stored = {"origin": self._server.client.url, "storageTypes": "all"}
+        self.context.new_cdp_session(self.page).send("Storage.clearDataForOrigin", stored)
+        if not self._goes_on:
+            self.open()
+        _open[self._browser] = self.page, self._kind
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                self.check()
-        finally:
-            for page in self.context.pages:
+        for page in self.context.pages:
+            if page is not self.page:
                 page.close()
+        for event, listener in self._heard.items():
+            self.page.remove_listener(event, listener)
+        if kind is not None:
+            forget()
+            return
+        self.check()
 
     def open(self) -> None:
         """Go to the page, or reload it, and wait until it can be used."""
@@ -204,6 +247,9 @@ class HostPage:
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self._add(f"{message.text} ({message.location.get('url', '')})")
+
+    def _on_error(self, error: Error) -> None:
+        self._add(f"{error}\n{error.stack}")
 
     def _add(self, error: str) -> None:
         if OURS.search(error):

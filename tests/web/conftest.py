@@ -5,8 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from page import RENDERERS, HostPage
+from page import RENDERERS, HostPage, chromium, forget
 from sweep_view import View
+
+
+def pytest_exception_interact() -> None:
+    """What a failed test has left in the page is nobody else's."""
+    forget()
+
+
+@pytest.fixture(scope="package")
+def browser():
+    """One for all of these tests, so that they share pages."""
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -17,7 +29,7 @@ def settings(request) -> dict[str, Any]:
 
 @pytest.fixture
 def page(browser, sweep_server, settings):
-    with HostPage(browser, sweep_server, settings, permissions=["clipboard-read", "clipboard-write"]) as page:
+    with HostPage(browser, sweep_server, settings) as page:
         yield page
 
 
