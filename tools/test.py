@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     workers = arguments or ["-n", "2", "--dist", "loadscope"]
     if not arguments:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+        environment["BOKEH_TESTS_DEALT_OUT"] = "1"
 
     def run(*command: str) -> int:
         return subprocess.run([str(host.python), "-m", *command], cwd=CHECKOUT, env=environment).returncode
