@@ -24,9 +24,11 @@ def pictures(server, entry, node: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(server.client.download(picture))).convert("RGB") for picture in found]
 
 
-def with_seed(graph: dict, seed: int) -> dict:
-    graph = json.loads(json.dumps(graph))
-    graph["sampler"]["inputs"]["seed"] = seed
+def short(**sampler) -> dict:
+    """The sweep with as many levels and steps as tell one picture from another."""
+    graph = json.loads(json.dumps(SWEEP))
+    graph["sweep"]["inputs"]["blurs"] = "0, 15, 30"
+    graph["sampler"]["inputs"] |= {"steps": 6, **sampler}
     return graph
 
 
@@ -66,13 +68,13 @@ def test_the_sweep_of_the_first_command_is_true_bokeh(server):
 
 
 def test_training_in_the_server_leaves_the_model_as_it_was(server):
-    before = pictures(server, server.client.run(with_seed(SWEEP, 21), timeout=300), "single")
+    before = pictures(server, server.client.run(short(seed=21), timeout=300), "single")
     server.client.run(training("kept/clean", 4), timeout=300)
     folder = server.base / "output" / "bokeh_training" / "kept" / "clean"
     assert {"checkpoint.safetensors", "best.safetensors"} <= {path.name for path in folder.iterdir()}
     # Another seed first, so that nothing of the second run comes from the host's cache.
-    server.client.run(with_seed(SWEEP, 22), timeout=300)
-    after = pictures(server, server.client.run(with_seed(SWEEP, 21), timeout=300), "single")
+    server.client.run(short(seed=22), timeout=300)
+    after = pictures(server, server.client.run(short(seed=21), timeout=300), "single")
     assert [picture.tobytes() for picture in before] == [picture.tobytes() for picture in after]
 
 
@@ -85,7 +87,7 @@ def test_training_goes_on_by_name_and_refuses_other_settings(server):
 
 
 def test_the_trained_adapter_is_sampled_with_in_the_same_graph(server):
-    graph = {**json.loads(json.dumps(SWEEP)), **training("used", 2)}
+    graph = {**short(), **training("used", 2)}
     graph["sweep"]["inputs"]["adapter"] = ["train", 0]
     del graph["adapter"]
     singles = pictures(server, server.client.run(graph, timeout=300), "single")
