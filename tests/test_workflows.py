@@ -56,7 +56,7 @@ def visit(request, browser, server, model_files):
     vue = request.param == "vue"
     # Older pages scatter the nodes that they draw themselves while they fit a graph to the window.
     settings = {**RENDERERS[request.param], "Comfy.EnableWorkflowViewRestore": not vue}
-    with HostPage(browser, server, settings, viewport={"width": 1440, "height": 900}) as page:
+    with HostPage(browser, server, settings, viewport={"width": 1280, "height": 720}) as page:
         yield page, vue
 
 
@@ -79,7 +79,7 @@ def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, vis
         assert required.keys() <= prompt[key]["inputs"].keys()
     if vue:
         return
-    # All of it is in the window, and words can be read: the page leaves them out below 8 px, and they have 14.
+    # All of it is in a small window, and words can be read: the page leaves them out below 8 px, and they have 14.
     assert page.page.evaluate("window.app.canvas.ds.scale") > 8 / 14
     # Refused graphs raise here, with the server's own words.
     server.client.queue(prompt)

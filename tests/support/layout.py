@@ -15,7 +15,7 @@ _BOXES = """
   const nodes = graph.nodes.map((node) => {
     const drawn = vue && document.querySelector(`[data-node-id="${node.id}"]`);
     const name = `${node.id} ${node.title}`;
-    if (!drawn) return box(name, [node.pos[0], node.pos[1] - 30], [node.size[0], node.size[1] + 30]);
+    if (!drawn) return box(name, node.boundingRect, [...node.boundingRect].slice(2));
     const at = drawn.getBoundingClientRect();
     const place = [(at.left - left) / scale - offset[0], (at.top - top) / scale - offset[1]];
     return box(name, place, [at.width / scale, at.height / scale]);
