@@ -64,11 +64,14 @@ class Run:
     def is_negative(self, conds: list[list | None]) -> tuple[bool, ...]:
         """For each list of conditionings of a call, whether it belongs to the negative branch.
 
-        Known by identity with the guider's own lists; guiders with other names (DualCFG, PerpNeg) pass the
-        same lists in an order of their own. A list nobody knows counts by the host's order: positive first.
+        Known by the host's number of its first entry, which copies keep: guiders with other names (DualCFG, PerpNeg)
+        pass the lists in an order of their own, one with a second model (DualModel) a copy for that. A list nobody
+        knows counts by the host's order: positive first.
         """
-        known = {id(entries): "negative" in name for name, entries in self.conds.items()}
-        return tuple(known.get(id(entries), index > 0) for index, entries in enumerate(conds))
+        known = {entries[0]["uuid"]: "negative" in name for name, entries in self.conds.items() if entries}
+        return tuple(
+            known.get(entries[0]["uuid"] if entries else None, index > 0) for index, entries in enumerate(conds)
+        )
 
 
 @dataclass(frozen=True, eq=False)

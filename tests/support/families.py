@@ -327,8 +327,9 @@ class Case:
     positive: list
     negative: list
 
-    def run(self, model, rows: int, cfg: float = 1.0, sampler: str = "euler", positive=None, sigmas=None):
-        """Pictures [rows, ...] of the sampler's nodes, in the model's own scale."""
+    def run(self, model, rows: int, cfg: float = 1.0, sampler: str = "euler", positive=None, sigmas=None, guider=None):
+        """Pictures [rows, ...] of the sampler's nodes, in the model's own scale; by ``guider``, a function of the
+        model, in place of the host's first one."""
         return sample(
             model,
             positive or self.positive,
@@ -338,6 +339,7 @@ class Case:
             cfg=cfg,
             negative=self.negative,
             sampler=sampler,
+            guider=guider,
         )
 
 

@@ -161,9 +161,12 @@ class Noise:
         return self.noise.expand_as(latent["samples"]).clone()
 
 
-def sample(model, positive, latent, sigmas, *, noise, negative=None, cfg=1.0, sampler="euler") -> Tensor:
-    """Sample with the host's own guider and sampler nodes; returns latents in the model's own scale."""
-    if negative is None:
+def sample(model, positive, latent, sigmas, *, noise, negative=None, cfg=1.0, sampler="euler", guider=None) -> Tensor:
+    """Sample with the host's own guider and sampler nodes, or with what ``guider`` makes of the model; returns latents
+    in the model's own scale."""
+    if guider is not None:
+        guider = guider(model)
+    elif negative is None:
         guider = _custom("BasicGuider", model=model, conditioning=positive)
     else:
         guider = _custom("CFGGuider", model=model, positive=positive, negative=negative, cfg=cfg)

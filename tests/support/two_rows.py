@@ -7,9 +7,12 @@ import torch
 STEPS = 2  # grounded ones, of 4
 
 
-def two_rows(case, adapter, blur: float, pivot: float, cfg: float, chosen=None, positive=None) -> torch.Tensor:
+def two_rows(
+    case, adapter, blur: float, pivot: float, cfg: float, chosen=None, positive=None, guider=None, negatives=(1,)
+) -> torch.Tensor:
     """The picture of one target, grounded in half of the steps, in a batch of [target, pivot]: q/k adapters by torch's
-    own hooks on the projections that the case lists, attention told apart by the order of its calls."""
+    own hooks on the projections that the case lists, attention told apart by the order of its calls. A ``guider`` (a
+    model -> GUIDER) of another kind than the host's has ``negatives`` among its branches."""
     model = case.model.clone()
     network = model.model.diffusion_model
     tensors = {} if adapter is None else adapter.tensors
@@ -58,16 +61,16 @@ def two_rows(case, adapter, blur: float, pivot: float, cfg: float, chosen=None, 
             target, held = 2 * chunk, 2 * chunk + 1
             for row, shown in ((target, blur), (held, pivot)):
                 queries, keys, values = q[row], k[row], v[row]
-                if on and role == 0 and row == target:
+                if on and role not in negatives and row == target:
                     queries = q[held]
                     keys, values = torch.cat((keys, k[held]), 1), torch.cat((values, values), 1)
                 picture = soft(queries, keys, values).transpose(0, 1).flatten(1)
-                out.append(picture + value(number, -1.0 if role else shown / 30) if tensors else picture)
+                out.append(picture + value(number, -1.0 if role in negatives else shown / 30) if tensors else picture)
         return torch.stack(out)
 
     model.model_options["transformer_options"]["optimized_attention_override"] = override
     try:
-        out = case.run(model, 2, cfg, positive=positive)
+        out = case.run(model, 2, cfg, positive=positive, guider=guider)
     finally:
         for handle in handles:
             handle.remove()
