@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management
 import pytest
 import torch
 from families import KINDS, build_case, prompt_a_row, random_adapter
@@ -77,3 +78,30 @@ def test_places_are_the_self_attentions_in_the_order_in_which_they_run(case):
     listed = [(place.q.module, place.q.start, place.k.module, place.k.start) for place in places]
     assert listed == case.kind.projections
     assert len({place.name for place in places}) == len(places)
+
+
+def test_an_interrupt_in_the_midst_of_a_call_stops_it_there_and_leaves_nothing_behind(case):
+    plain = case.run(case.model, 1, 4.0)
+    swept = install(case.model, random_adapter(case.model), Plan(BLURS, Pivot(10.0, 0.5), one_scene=True))
+    whole = case.run(swept, 3, 4.0)
+    network = case.model.model.diffusion_model
+    queries = network.get_submodule(case.kind.projections[1][0])
+    calls, later = [], []
+
+    def press(*_) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            comfy.model_management.interrupt_current_processing()
+
+    handles = [queries.register_forward_pre_hook(press)]
+    handles += [module.register_forward_hook(lambda *_: later.extend(calls[1:])) for module in network.modules()]
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            case.run(swept, 3, 4.0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(calls) == 2
+    assert not later
+    assert torch.equal(case.run(swept, 3, 4.0), whole)
+    assert torch.equal(case.run(case.model, 1, 4.0), plain)
