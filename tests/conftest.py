@@ -80,13 +80,23 @@ def group_of(file: str) -> str:
     return "page" if path.parent.name == "web" else "server"
 
 
+# What takes longest comes first, so that no worker has much left when the other has nothing more.
+LONGEST = (
+    "page",
+    "server",
+    "tests/weights/test_hub.py",
+    "tests/training/test_command.py",
+    "tests/demo/test_quality.py",
+    "tests/attention/test_family_compose.py",
+)
+
+
 def rank_of(item: pytest.Item) -> tuple:
-    """The two groups that take longest come first, one in each worker. Of the page's tests those that can go on in one
-    page follow one another: by the page's rendering, then those that visit it in a way of their own."""
-    longest = ("page", "server")
+    """Where a test stands. Of the page's tests those that can go on in one page follow one another: by the page's
+    rendering, then those that visit it in a way of their own."""
     group = group_of(item.nodeid.partition("::")[0])
     if group != "page":
-        return (longest.index(group) if group in longest else len(longest),)
+        return (LONGEST.index(group) if group in LONGEST else len(LONGEST),)
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return 0, "vue" in parameters, "touch" in item.name, not {"page", "canvas_page"} & {*item.fixturenames}
 

@@ -60,17 +60,21 @@ def visit(request, browser, server, model_files):
         yield page, vue
 
 
+@pytest.fixture(scope="module")
+def info(server):
+    return server.client.object_info()
+
+
 @pytest.mark.server
 @pytest.mark.browser
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
-def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, visit, server):
+def test_loads_in_the_page_lies_well_and_passes_the_servers_validation(path, visit, server, info):
     page, vue = visit
     page.load(path)
     assert faults(*boxes_at_rest(page, vue)) == []
     assert page.page.locator("[role=dialog], .p-toast-message").all_inner_texts() == []
     page.check()
     prompt = page.prompt()
-    info = server.client.object_info()
     active = {str(node["id"]): node for node in nodes_of(path) if node["type"] not in NOTES}
     assert prompt.keys() == active.keys()
     for key, node in active.items():

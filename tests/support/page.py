@@ -34,6 +34,7 @@ SETTINGS = {
     "Comfy.Locale": "en",
     "Comfy.TutorialCompleted": True,
     "Comfy.EnableTooltips": False,
+    "LiteGraph.Node.TooltipDelay": 0,
     "Comfy.Minimap.Visible": False,
     "Comfy.EnableWorkflowViewRestore": True,
 }
@@ -171,6 +172,7 @@ class HostPage:
         self.context = _context(browser, options)
         self.page: Page = page if self._goes_on else self.context.new_page()
         self.page.set_viewport_size(viewport)
+        self.page.emulate_media(reduced_motion="no-preference")
         self._heard = {"console": self._on_console, "pageerror": self._on_error}
         for event, listener in self._heard.items():
             self.page.on(event, listener)

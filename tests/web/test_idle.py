@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from page import RENDERERS, HostPage
+from page import RENDERERS, both_renderers
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
@@ -46,47 +46,47 @@ ALWAYS = {"cats_eye", "highlight"}
 WITHOUT_FOCUS = {"depth_is", "repair", "blurs", "blades"}
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
-def test_only_widgets_that_change_something_are_shown(renderer, browser, sweep_server):
-    with HostPage(browser, sweep_server, RENDERERS[renderer], viewport={"width": 1600, "height": 1000}) as page:
-        page.build(BUILD)
+@both_renderers
+def test_only_widgets_that_change_something_are_shown(page, settings):
+    vue = settings is RENDERERS["vue"]
+    page.page.set_viewport_size({"width": 1600, "height": 1000})
+    page.build(BUILD)
 
-        def expect_shown(*names: str) -> None:
-            page.page.wait_for_function(
-                f"([vue, expected]) => JSON.stringify(({SHOWN})(vue).filter((name) => !name.includes(' ')).sort()) "
-                "=== JSON.stringify(expected)",
-                arg=[renderer == "vue", sorted({*names, *ALWAYS})],
-                timeout=30_000,
-            )
-            if renderer == "canvas":
-                page.page.wait_for_function(CLOSED_UP, timeout=30_000)
+    def expect_shown(*names: str) -> None:
+        page.page.wait_for_function(
+            f"([vue, expected]) => JSON.stringify(({SHOWN})(vue).filter((name) => !name.includes(' ')).sort()) "
+            "=== JSON.stringify(expected)",
+            arg=[vue, sorted({*names, *ALWAYS})],
+            timeout=30_000,
+        )
+        if not vue:
+            page.page.wait_for_function(CLOSED_UP, timeout=30_000)
 
-        expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_x", "focus_y")
-        page.page.evaluate(SET, ["focus_by", "value"])
-        expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_value")
-        page.page.evaluate(SET, ["blades", "6"])
-        expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_value", "rotation")
-        page.page.evaluate(SET, ["depth_is", "metres"])
-        expect_shown(*WITHOUT_FOCUS, "focus_by", "focus_value", "rotation")
-        page.page.evaluate(LINK, [1, 0, "mask"])
-        expect_shown(*WITHOUT_FOCUS, "rotation")
-        # A mask whose node is switched off does not count.
-        page.page.evaluate("() => { window.app.graph.nodes[1].mode = 2; }")
-        expect_shown(*WITHOUT_FOCUS, "focus_by", "focus_value", "rotation")
-        page.page.evaluate(LINK, [2, 0, "focus"])
-        expect_shown("blades", "rotation")
-        page.page.evaluate(LINK, [0, 0, "focus"])
-        page.page.evaluate(SET, ["depth_is", "near is dark"])
-        page.page.evaluate(SET, ["focus_by", "point"])
-        expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_x", "focus_y", "rotation")
-        # What is hidden keeps its value and its place in the workflow.
-        assert page.prompt()["1"]["inputs"]["focus_value"] == 0.5
-        expect(page.page.locator(".bokeh-focus-view")).to_be_visible()
+    expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_x", "focus_y")
+    page.page.evaluate(SET, ["focus_by", "value"])
+    expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_value")
+    page.page.evaluate(SET, ["blades", "6"])
+    expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_value", "rotation")
+    page.page.evaluate(SET, ["depth_is", "metres"])
+    expect_shown(*WITHOUT_FOCUS, "focus_by", "focus_value", "rotation")
+    page.page.evaluate(LINK, [1, 0, "mask"])
+    expect_shown(*WITHOUT_FOCUS, "rotation")
+    # A mask whose node is switched off does not count.
+    page.page.evaluate("() => { window.app.graph.nodes[1].mode = 2; }")
+    expect_shown(*WITHOUT_FOCUS, "focus_by", "focus_value", "rotation")
+    page.page.evaluate(LINK, [2, 0, "focus"])
+    expect_shown("blades", "rotation")
+    page.page.evaluate(LINK, [0, 0, "focus"])
+    page.page.evaluate(SET, ["depth_is", "near is dark"])
+    page.page.evaluate(SET, ["focus_by", "point"])
+    expect_shown(*WITHOUT_FOCUS, "depth_range", "focus_by", "focus_x", "focus_y", "rotation")
+    # What is hidden keeps its value and its place in the workflow.
+    assert page.prompt()["1"]["inputs"]["focus_value"] == 0.5
+    expect(page.page.locator(".bokeh-focus-view")).to_be_visible()
 
 
-def test_a_fresh_node_leaves_no_room_for_what_it_hides(browser, sweep_server):
-    with HostPage(browser, sweep_server, RENDERERS["canvas"]) as page:
-        page.build("")
-        page.page.evaluate(FRESH)
-        page.rest(500)
-        assert page.page.evaluate(SNUG)
+def test_a_fresh_node_leaves_no_room_for_what_it_hides(page):
+    page.build("")
+    page.page.evaluate(FRESH)
+    page.rest(500)
+    assert page.page.evaluate(SNUG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from page import RENDERERS, HostPage, both_renderers
+from page import both_renderers
 from playwright.sync_api import expect
 from sweep_view import View, grey, workflow
 
@@ -192,54 +192,54 @@ def test_identical_pictures_are_questioned_in_the_view_and_in_the_report(view):
     expect(view.page.locator(".bokeh-report .verdict")).to_contain_text(question)
 
 
-def test_a_view_is_wide_and_flat_where_the_page_draws_the_nodes(browser, sweep_server):
-    with HostPage(browser, sweep_server, RENDERERS["vue"]) as page:
-        graph = workflow()
-        graph["nodes"][2]["size"] = [900, 420]
-        page.load(graph)
-        page.queue()
-        View(page).ready()
-        width, height = page.page.evaluate("[...window.app.graph.getNodeById(3).size]")
-        # Pages may scale what was laid out for the canvas.
-        assert width / height > 2
+@pytest.mark.parametrize("settings", ["vue"], indirect=True)
+def test_a_view_is_wide_and_flat_where_the_page_draws_the_nodes(view):
+    graph = workflow()
+    graph["nodes"][2]["size"] = [900, 420]
+    view.host.load(graph)
+    view.host.queue()
+    view.ready()
+    width, height = view.page.evaluate("[...window.app.graph.getNodeById(3).size]")
+    # Pages may scale what was laid out for the canvas.
+    assert width / height > 2
 
 
-def test_at_the_width_of_a_phone_what_has_no_room_is_in_the_menu(browser, sweep_server):
-    with HostPage(browser, sweep_server, RENDERERS["canvas"], viewport={"width": 390, "height": 844}) as page:
-        graph = workflow()
-        graph["nodes"][2]["size"] = [300, 420]
-        page.load(graph)
-        page.queue()
-        view = View(page).ready()
-        page.page.evaluate(
-            """() => {
-                 const { canvas } = window.app;
-                 [canvas.ds.scale, canvas.ds.offset] = [1, [-280, 120]];
-                 canvas.setDirty(true, true);
-               }"""
-        )
-        expect(view.slider).to_be_in_viewport()
-        row = view.element.locator(".row").bounding_box()
-        for button in view.element.locator(".buttons > :visible").all():
-            box = button.bounding_box()
-            assert box["x"] + box["width"] <= row["x"] + row["width"] + 1
-        expect(view.element.locator("button.save")).to_be_hidden()
+def test_at_the_width_of_a_phone_what_has_no_room_is_in_the_menu(view):
+    view.page.set_viewport_size({"width": 390, "height": 844})
+    graph = workflow()
+    graph["nodes"][2]["size"] = [300, 420]
+    view.host.load(graph)
+    view.host.queue()
+    view.ready()
+    view.page.evaluate(
+        """() => {
+             const { canvas } = window.app;
+             [canvas.ds.scale, canvas.ds.offset] = [1, [-280, 120]];
+             canvas.setDirty(true, true);
+           }"""
+    )
+    expect(view.slider).to_be_in_viewport()
+    row = view.element.locator(".row").bounding_box()
+    for button in view.element.locator(".buttons > :visible").all():
+        box = button.bounding_box()
+        assert box["x"] + box["width"] <= row["x"] + row["width"] + 1
+    expect(view.element.locator("button.save")).to_be_hidden()
 
 
-def test_motion_is_reduced_where_it_is_asked_for(browser, sweep_server):
-    with HostPage(browser, sweep_server, RENDERERS["canvas"], reduced_motion="reduce") as page:
-        view = View(page).run()
-        frames = view.element.evaluate(
-            """async (element) => {
-                 const root = element.shadowRoot, thumb = root.querySelector(".thumb"), places = new Set();
-                 root.querySelector(".slider").dispatchEvent(
-                   new KeyboardEvent("keydown", { key: "End", bubbles: true, composed: true }));
-                 for (let i = 0; i < 8; i++) {
-                   await new Promise(requestAnimationFrame);
-                   places.add(thumb.style.left);
-                 }
-                 return [...places];
-               }"""
-        )
-        assert frames[-1] == "100%"
-        assert len(frames) <= 2
+def test_motion_is_reduced_where_it_is_asked_for(view):
+    view.page.emulate_media(reduced_motion="reduce")
+    view.run()
+    frames = view.element.evaluate(
+        """async (element) => {
+             const root = element.shadowRoot, thumb = root.querySelector(".thumb"), places = new Set();
+             root.querySelector(".slider").dispatchEvent(
+               new KeyboardEvent("keydown", { key: "End", bubbles: true, composed: true }));
+             for (let i = 0; i < 8; i++) {
+               await new Promise(requestAnimationFrame);
+               places.add(thumb.style.left);
+             }
+             return [...places];
+           }"""
+    )
+    assert frames[-1] == "100%"
+    assert len(frames) <= 2

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from page import HostPage
+from page import RENDERERS, HostPage
 from places import CHECKOUT
 from playwright.sync_api import expect
 from sweep_view import View, workflow
@@ -37,9 +37,6 @@ PLACE = """
 """
 
 
-TOOLTIPS = {"Comfy.VueNodes.Enabled": False, "LiteGraph.Node.TooltipDelay": 0}
-
-
 def read(language: str, name: str) -> dict[str, Any]:
     return json.loads((CHECKOUT / "locales" / language / name).read_text(encoding="utf-8"))
 
@@ -53,19 +50,18 @@ def expect_tooltip(page: HostPage, text: str) -> None:
     expect(page.page.get_by_text(text)).to_be_visible()
 
 
-def test_a_node_shows_the_names_and_tooltips_of_its_schema(browser, sweep_server):
-    with HostPage(browser, sweep_server, TOOLTIPS) as page:
-        title, label, inputs = page.page.evaluate(BUILD)
-        assert (title, label) == ("Bokeh Match Colors", "match_contrast")
-        assert inputs[:2] == ["images", "sweep"]
-        expect_tooltip(page, "Also match the contrast of each colour channel.")
+def test_a_node_shows_the_names_and_tooltips_of_its_schema(page):
+    title, label, inputs = page.page.evaluate(BUILD)
+    assert (title, label) == ("Bokeh Match Colors", "match_contrast")
+    assert inputs[:2] == ["images", "sweep"]
+    expect_tooltip(page, "Also match the contrast of each colour channel.")
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
 def test_nodes_and_scripts_speak_the_page_s_language(browser, sweep_server, language):
     texts = {name: read(language, f"{name}.json") for name in ("nodeDefs", "main")}
     node = texts["nodeDefs"]["BokehMatchColors"]
-    with HostPage(browser, sweep_server, {"Comfy.Locale": language, **TOOLTIPS}) as page:
+    with HostPage(browser, sweep_server, {**RENDERERS["canvas"], "Comfy.Locale": language}) as page:
         title, label, inputs = page.page.evaluate(BUILD)
         assert (title, label) == (node["display_name"], node["inputs"]["match_contrast"]["name"])
         assert inputs[:2] == [node["inputs"][name]["name"] for name in ("images", "sweep")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from page import RENDERERS, HostPage
+from page import both_renderers
 from playwright.sync_api import expect
 from sweep_view import View, grey, workflow
 
@@ -34,24 +34,23 @@ CHANGE = """
 """
 
 
-@pytest.mark.parametrize("renderer", RENDERERS)
-def test_every_node_s_content_is_alive_after_an_undo(browser, sweep_server, renderer):
-    viewport = {"width": 1500, "height": 900}
-    with HostPage(browser, sweep_server, RENDERERS[renderer], viewport=viewport) as page:
-        page.load(workflow())
-        page.page.evaluate(ADD)
-        page.queue()
-        view = View(page).ready()
-        page.page.evaluate(CHANGE, ["BokehTestSweep", "blurs", "0, 5, 10, 15, 20, 25"])
-        page.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
-        page.rest(600)
-        view.ready().drag(0.5, 22 / 30)
-        view.expect_value(22, "blur 22")
-        view.expect_grey(grey(4, 6))
-        page.page.evaluate(CHANGE, ["BokehTestSweep", "blurs", "0, 5, 10, 15, 20, 25"])
-        page.queue()
-        expect(view.slider).to_have_attribute("aria-valuemax", "25")
-        view.press("End")
-        view.expect_value(25, "blur 25")
-        page.page.get_by_text("All numbers").click()
-        expect(page.page.get_by_role("cell", name="25", exact=True).first).to_be_visible()
+@both_renderers
+def test_every_node_s_content_is_alive_after_an_undo(page):
+    page.page.set_viewport_size({"width": 1500, "height": 900})
+    page.load(workflow())
+    page.page.evaluate(ADD)
+    page.queue()
+    view = View(page).ready()
+    page.page.evaluate(CHANGE, ["BokehTestSweep", "blurs", "0, 5, 10, 15, 20, 25"])
+    page.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Undo')")
+    page.rest(600)
+    view.ready().drag(0.5, 22 / 30)
+    view.expect_value(22, "blur 22")
+    view.expect_grey(grey(4, 6))
+    page.page.evaluate(CHANGE, ["BokehTestSweep", "blurs", "0, 5, 10, 15, 20, 25"])
+    page.queue()
+    expect(view.slider).to_have_attribute("aria-valuemax", "25")
+    view.press("End")
+    view.expect_value(25, "blur 25")
+    page.page.get_by_text("All numbers").click()
+    expect(page.page.get_by_role("cell", name="25", exact=True).first).to_be_visible()
