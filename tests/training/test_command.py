@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run_each
 from demo_files import write_demo
 from PIL import Image
 from places import CHECKOUT
@@ -81,20 +80,6 @@ def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(demo, tmp_pa
     assert read_adapter(tmp_path / "run" / BEST).settings.rank == 4
 
 
-# Loading torch and the host takes longer than all that is refused here: one command after the other in one process.
-REFUSALS = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import train
-for arguments in json.loads(sys.argv[2]):
-    try:
-        code = train.main(arguments)
-    except SystemExit as end:
-        code = end.code
-    print(f"exit code {code}", file=sys.stderr)
-"""
-
-
 def test_what_is_missing_or_wrong_is_said_before_anything_is_loaded(tmp_path):
     files = ("--unet", "a", "--clip", "b", "--vae", "c", "--pairs", "d", "--clip-type", "none")
     refused = [
@@ -112,12 +97,8 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_loaded(tmp_path):
         (("--demo", "--blocks", "widest"), 1, 'blocks is "widest". Choose "deep", or the numbers of blocks.'),
         (files, 1, "--clip-type is none, which this ComfyUI does not have. It has: "),
     ]
-    commands = [["--out", str(tmp_path), *arguments, "--cpu", *SMALL] for arguments, _, _ in refused]
-    program = [sys.executable, "-c", REFUSALS, COMMAND.parent, json.dumps(commands)]
-    environment = os.environ | {"COMFYUI_BOKEH_TRAIN": "1", "ACCELERATE_USE_CPU": "1"}
-    ended = subprocess.run(list(map(str, program)), env=environment, capture_output=True, text=True, timeout=120)
-    *said, rest = re.split(r"exit code (\d+)\n", ended.stderr)
-    assert not rest
-    for (_, code, words), text, found in zip(refused, said[::2], said[1::2], strict=True):
-        assert words in text
-        assert int(found) == code
+    commands = [["--out", tmp_path, *arguments, "--cpu", *SMALL] for arguments, _, _ in refused]
+    found = run_each(COMMAND, commands, COMFYUI_BOKEH_TRAIN="1", ACCELERATE_USE_CPU="1")
+    for (_, code, words), (ended, said) in zip(refused, found, strict=True):
+        assert words in said
+        assert ended == code
