@@ -1,0 +1,1 @@
+"""A package, so that the browser lasts as long as these tests."""
