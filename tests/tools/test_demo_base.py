@@ -126,7 +126,8 @@ def test_training_draws_sigmas_as_the_sampler_steps_through_them():
 
 
 def test_the_unet_is_trained_on_what_the_sampler_asks_of_it(codec):
-    """With the target that it is taught, the host's own way of calling the network gives back the latents."""
+    """With the target that it is taught, the host's own way of calling the network gives back the latents; an error of
+    theirs counts once in noise and five times without."""
     trainer = BaseTrainer(codec, BaseRecipe(batch=4, family="unet"))
     model = build(UNET, torch.float32, "cpu")
     latents, noise, shares, tokens, pooled = trainer.draw(0)
@@ -138,13 +139,16 @@ def test_the_unet_is_trained_on_what_the_sampler_asks_of_it(codec):
         return noise if target is None else target
 
     trainer.forward = lambda x, timestep, tokens, pooled: network(x, timestep, tokens)
-    _, target = trainer.predict(latents, noise, shares, tokens, pooled)
+    _, target, weights = trainer.predict(latents, noise, shares, tokens, pooled)
     model.diffusion_model.forward = network
     sigma = model.model_sampling.sigma(999 * shares)
     x = latents + sigma.view(-1, 1, 1, 1) * noise
     with torch.no_grad():
         torch.testing.assert_close(model.apply_model(x, sigma, c_crossattn=tokens), latents, atol=1e-4, rtol=0)
-    for ours, hosts in zip(*asked, strict=True):
+        target = target + 1
+        moved = (model.apply_model(x, sigma, c_crossattn=tokens) - latents).square().mean((1, 2, 3))
+    torch.testing.assert_close(weights.flatten() / moved, (1 + (0.25 / sigma) ** 2).clamp(max=5), rtol=1e-3, atol=0)
+    for ours, hosts in zip(*asked[:2], strict=True):
         torch.testing.assert_close(ours, hosts, atol=1e-6, rtol=1e-6)
 
 

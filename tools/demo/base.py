@@ -29,6 +29,7 @@ from ...training.recipe import rate_share
 from ...training.scenes import Scenes, tell_blur
 from .unet import KINDS
 
+CAP = 5.0
 FROM_FOLDER = "Give the folder into which an earlier `base` run wrote its model and codec."
 
 
@@ -139,15 +140,20 @@ class BaseTrainer:
 
     def predict(
         self, latents: Tensor, noise: Tensor, shares: Tensor, tokens: Tensor, pooled: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the network says of noisy latents, and what it should say, both [n, C, h, w] float32."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the network says of noisy latents, what it should say, both [n, C, h, w] float32, and the weights of
+        squared differences, [n, 1, 1, 1]: for v those by which an error of the latents counts once in noise and, as
+        that fades, never more than ``CAP`` times (Hang et al., arXiv 2303.09556)."""
         x, sigma, target, _ = noisy(self._sampling, latents, noise, shares)
+        level = sigma[:, None, None, None]
+        weights = torch.ones_like(level)
         if isinstance(self._sampling, V_PREDICTION):
-            level = sigma[:, None, None, None]
-            target = (noise - level * latents) / (level**2 + 1) ** 0.5
+            data = self._sampling.sigma_data
+            target = (data * noise - level / data * latents) / (level**2 + data**2) ** 0.5
+            weights = data**2 * (CAP / (1 + (data / level) ** 2)).clamp(max=1)
         x, timestep = self._sampling.calculate_input(sigma, x), self._sampling.timestep(sigma).float()
         with training(), torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            return self.forward(x, timestep, tokens, pooled).float(), target
+            return self.forward(x, timestep, tokens, pooled).float(), target, weights
 
     def _predict(self, x: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         options = {"optimized_attention_override": plain_attention}
@@ -194,8 +200,8 @@ class BaseTrainer:
         share = rate_share(self.step, recipe.steps, recipe.warmup, recipe.decay)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * share
-        predicted, target = self.predict(*self.draw(self.step))
-        loss = (predicted - target).square().mean()
+        predicted, target, weights = self.predict(*self.draw(self.step))
+        loss = (weights * (predicted - target).square()).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         for weight, matrix in self._matrices:

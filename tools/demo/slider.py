@@ -101,13 +101,13 @@ def train_slider(base: BaseTrainer, recipe: SliderRecipe, on_step: Callable[[int
         told = [tell_blur(text, blur) for text, blur in zip(pictures.captions, ends[rungs].tolist(), strict=True)]
         every = torch.ones(recipe.batch, words.TOKENS)
         with torch.no_grad():
-            wanted, _ = base.predict(latents, noise, shares, *encode_captions(told, every))
+            wanted, *_ = base.predict(latents, noise, shares, *encode_captions(told, every))
         for product in products.values():
             product.strengths = 2 * rungs / (len(ends) - 1) - 1
-        found, _ = base.predict(latents, noise, shares, *encode_captions(pictures.captions, every))
+        found, _, weights = base.predict(latents, noise, shares, *encode_captions(pictures.captions, every))
         for product in products.values():
             product.strengths = None
-        loss = (found - wanted).square().mean()
+        loss = (weights * (found - wanted).square()).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

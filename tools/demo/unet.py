@@ -28,6 +28,7 @@ UNET_SIZES = {
     "legacy": False,
     "use_temporal_attention": False,
 }
+SIGMA_DATA = 0.25
 
 
 class DemoUnetLatents(DemoLatents):
@@ -39,8 +40,10 @@ class DemoUnetLatents(DemoLatents):
 class DemoUnet(comfy.supported_models.SD15):
     """The host's settings for Stable Diffusion with this model's latents, heads of 32 channels, and v-prediction.
 
-    Errors of predicted noise count sigma times in the picture, and 64 channels do not carry the noise of 32 well enough
-    for that; those of v never count more than once.
+    64 channels do not carry the noise of 32 well enough to give it back: errors of predicted noise count sigma times in
+    the picture, and those of v at noise as strong as the picture stay in it as grain. So the network is to give the
+    noise where it is weaker than ``SIGMA_DATA`` of the picture, and the picture where it is stronger (Karras et al.,
+    arXiv 2206.00364, table 1; with the latents' own deviation, 1, that is v).
     """
 
     latent_format = DemoUnetLatents
@@ -48,6 +51,11 @@ class DemoUnet(comfy.supported_models.SD15):
 
     def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
         return comfy.model_base.ModelType.V_PREDICTION
+
+    def get_model(self, *args, **kwargs) -> comfy.model_base.BaseModel:
+        model = super().get_model(*args, **kwargs)
+        model.model_sampling.sigma_data = SIGMA_DATA
+        return model
 
     def inpaint_model(self) -> bool:
         """Never: the host knows one by more channels than a latent of Stable Diffusion has."""
