@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .edges import GROWTH, SMALLEST, SOFT, Parted, reach_of
 from .light import fill
-from .tiles import STRIP, TILE, Lens, Scene, Tiles, laid_over, placed, window_of
+from .sent import Scene, window_of
+from .tiles import STRIP, TILE, Lens, Tiles, laid_over, placed
 
 # Weight of what was filled in beside what is seen: that counts wherever a disc reaches it, as on the other side of the
 # edge.
@@ -27,7 +28,7 @@ FILLED = 0.02
 # How far a layer reaches behind a thing, in its discs: one that a pixel sees, and more that nothing spills into that.
 REACH = 4.0
 # Side of a layer's cells, as a part of the largest disc's radius, but not more than about so many along the short side.
-CELL, CELLS = 1 / 4, 1024
+CELL, CELLS = 1 / 2.5, 1024
 # Parts of all radii in which is looked whether there are any.
 BINS = 512
 
@@ -130,7 +131,7 @@ class Layer:
             here = slice(top, top + TILE), slice(left, left + TILE)
             own = counts[here]
             if own.any():
-                light = _enlarged(cells, self.cell, top, left)[:, : own.shape[0], : own.shape[1]]
+                light = _pixels_of(cells, self.cell, top, left)[:, : own.shape[0], : own.shape[1]]
                 hidden[(slice(3), *here)].addcmul_(light, own)
                 hidden[(3, *here)].add_(own)
                 tell(1.0)
@@ -149,7 +150,11 @@ class Layer:
         out = torch.zeros_like(light[:3])
         places = [place for place in tiles.places() if tiles.of(asked, place).any()]
         for index, place in enumerate(places):
-            sums = tiles.sums(scene, more, place, lambda done, index=index: tell((index + done) / len(places)), asked)
+
+            def told(done: float, index: int = index) -> None:
+                tell((index + done) / len(places))
+
+            sums = tiles.sums(scene, more, place, told, asked, steps=False)
             here = tiles.of(out, place)
             here.copy_(laid_over(sums)[0][:, : here.shape[1], : here.shape[2]])
         return out
@@ -158,13 +163,14 @@ class Layer:
         """How much the layer counts as what lies behind each pixel of a square, 0..1: with soft ends, for all that
         changes at once would be seen as a line."""
         signed = window_of(self.signed, top, left, TILE)
-        size = torch.where((signed < 0) == (self.low < 0), signed.abs(), 0).clamp_(min=1e-6)
+        # In octaves; on the other side of the plane of focus nothing.
+        size = (signed * math.copysign(1, self.low)).clamp_(min=1e-6).log2_()
         width = SOFT * math.log2(GROWTH)
-        over = [((size / abs(end)).log2_() / width + 0.5).clamp_(0, 1) for end in self.ends]
+        over = [((size - math.log2(abs(end))) / width + 0.5).clamp_(0, 1) for end in self.ends]
         here = (over[1] - over[0]).abs()
         if not here.any():
             return here
-        behind, known = _enlarged(self.behind, self.cell, top, left)
+        behind, known = _pixels_of(self.behind, self.cell, top, left)
         # Where the fill is hardly farther it is the same surface, a slope.
         apart = ((signed - behind / known.clamp(min=1e-6)) / self.step - 1).mul_(2).clamp_(0, 1)
         return here * known * apart * self._near_farther(top, left)
@@ -208,7 +214,7 @@ def _summed(maps: Tensor, cell: int) -> Tensor:
     return F.avg_pool2d(maps, cell) * cell**2 if cell > 1 else maps
 
 
-def _enlarged(cells: Tensor, cell: int, top: int, left: int) -> Tensor:
+def _pixels_of(cells: Tensor, cell: int, top: int, left: int) -> Tensor:
     """Cells [C, h, w] interpolated to the pixels of a square."""
     if cell == 1:
         return window_of(cells, top, left, TILE)

@@ -43,19 +43,20 @@ class Discs:
         """Whole px beyond which a disc of ``radius`` px has no light."""
         return self.aperture.reach(radius) if isinstance(self.aperture, Aperture) else math.ceil(radius + 0.5)
 
-    def spread(self, light: Tensor, signed: float, octave: int, top: int, left: int, margin: int) -> Tensor:
-        """Light [C, n, n] on a grid of 2 ** ``octave`` px, spread over the discs of a signed radius in px; periodic.
+    def spread(
+        self, spectrum: Tensor, side: int, signed: float, octave: int, top: int, left: int, margin: int
+    ) -> Tensor:
+        """Light [C, side, side] on a grid of 2 ** ``octave`` px, spread over the discs of a signed radius in px;
+        periodic. ``spectrum`` is the light's, by `torch.fft.rfft2`, and may be overwritten.
 
         ``top`` and ``left`` are the tile's in the picture, in px; it begins ``margin`` cells inside the grid.
         """
-        side = light.shape[-1]
-        spectrum = torch.fft.rfft2(light)
         if not self.cats_eye:
             key = signed, side, octave
             if key not in self._spectra:
                 self._spectra[key] = self._spectrum(signed, side, octave)
             return torch.fft.irfft2(spectrum.mul_(self._spectra[key]), s=(side, side))
-        out = torch.zeros_like(light)
+        out = torch.zeros(len(spectrum), side, side, device=self.device)
         # The last tiles end where the picture does: beyond it no disc may be left.
         spans = [min(self.tile, whole - start) for whole, start in zip(self.size, (top, left), strict=True)]
         steps = (torch.arange(side, device=self.device) - margin + 0.5) * 2**octave
@@ -123,7 +124,8 @@ def drawn_aperture(mask: Tensor) -> Tensor:
 
 
 def good_size(side: int) -> int:
-    """The next whole number without a prime factor above 5, for which the transform is fast."""
+    """The next multiple of 16 without a prime factor above 5, for which the transform is fast."""
+    side = math.ceil(side / 16) * 16
     while True:
         rest = side
         for prime in (2, 3, 5):
@@ -131,4 +133,4 @@ def good_size(side: int) -> int:
                 rest //= prime
         if rest == 1:
             return side
-        side += 1
+        side += 16

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from .defocus import soft_disc
 
-# A disc is one pixel up to 0.5, a cross up to 0.9142, where the corners of 3 x 3 pixels begin.
-NEAR_FOCUS = (0.0, 0.25, 0.5, 0.7071, 0.9142, 1.2, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
+# A disc is one pixel up to 0.5, a cross up to 0.9142, where the corners of 3 x 3 pixels begin. Up to 4 px levels stand
+# less than `tiles.APART` apart: a flat thing between two that do is another surface than either.
+NEAR_FOCUS = (0.0, 0.5, 0.9142, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 GROWTH = 1.12
 # Of what is only seen through larger discs fewer are enough.
 ROUGH_NEAR_FOCUS = (0.0, 0.5, 0.9142, 1.5, 2.5, 3.5, 5.0)
 ROUGH_GROWTH = 1.25
 # Radius from which a grid of 2 px carries a disc, and the coarsest grid in powers of two.
-COARSE = 8.0
+COARSE = 4.0
 COARSEST = 5
 _FINE, _TABLE_END = 0.01, 8.0
 
@@ -60,10 +61,11 @@ class Levels:
         return lower.to(torch.int16), share.clamp_(0, 1)
 
 
-def enlarged(cells: Tensor, octave: int) -> Tensor:
+def interpolated(cells: Tensor, octave: int) -> Tensor:
     """Cells [C, n, n] interpolated to pixels; the outermost cells on each side are only what is interpolated to."""
-    scale = 2**octave
-    pixels = F.interpolate(cells[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
+    scale, pixels = 2**octave, cells
+    if octave:
+        pixels = F.interpolate(cells[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
     return pixels[..., scale:-scale, scale:-scale]
 
 

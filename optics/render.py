@@ -13,7 +13,8 @@ from .check import check, check_finite, check_lens, check_radius, per_picture
 from .defocus import DISPLAY_GAMMA, Aperture, disc_radius
 from .edges import parted
 from .light import light_by_strips, to_picture
-from .tiles import Lens, Scene, Tiles, laid_over, placed, window_of
+from .sent import Scene, window_of
+from .tiles import Lens, Tiles, laid_over, placed
 
 # Parts that work is told in.
 PARTS = 1000
@@ -92,7 +93,9 @@ def render_defocus(
         tiles = Tiles(lens, signed)
         more = hidden = None
         start = 0.0
-        if behind:
+        if not behind:
+            light = torch.cat([light, torch.ones_like(light[:1])])
+        else:
             parts = parted(light, signed, told.prepared)
             hidden = light_behind(parts, signed, lens, lambda done: told.share(BEHIND * done))
             light, coverage, at = parts
@@ -105,7 +108,7 @@ def render_defocus(
             def tell(done: float, index: int = index) -> None:
                 told.share(start + (1 - start) * (index + done) / len(places))
 
-            sums = tiles.sums(scene, more, place, tell)
+            sums = tiles.sums(scene, more, place, tell, steps=behind)
             light, untouched = laid_over(sums, None if hidden is None else window_of(hidden, *place, tiles.side))
             here = tiles.of(out.movedim(-1, 0), place)
             new = to_picture(light, gamma)[:, : here.shape[1], : here.shape[2]]

@@ -108,9 +108,9 @@ def test_what_lies_behind_costs_less_than_twice_the_picture(monkeypatch):
     signed = torch.nn.functional.interpolate(coarse, (1024, 1024))[0, 0] * 60 - 30
     transformed = []
 
-    def only_counted(discs: Discs, light: torch.Tensor, *args) -> torch.Tensor:
-        transformed.append(light.numel())
-        return light
+    def only_counted(discs: Discs, spectrum: torch.Tensor, side: int, *args) -> torch.Tensor:
+        transformed.append(len(spectrum) * side**2)
+        return torch.zeros(len(spectrum), side, side)
 
     monkeypatch.setattr(Discs, "spread", only_counted)
     render_defocus(image, signed)
