@@ -9,7 +9,6 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..optics.depth import SHARED, disparity_of, metric_disparity_of
-from ..optics.repair import enlarged
 
 BRIGHT, DARK, METRES, INVERSE = "near is bright", "near is dark", "metres", "1/m"
 
@@ -69,15 +68,10 @@ def read_disparity(
 ) -> tuple[Tensor, bool, list[str]]:
     """Disparity [count, H, W] of a depth map, whether it is in 1/m, and sentences for the user (see `optics.depth`).
 
-    With the ``pictures`` [count, H, W, C] maps that are much smaller get their edges from them."""
-
-    def by_picture(disparity: Tensor, row: int) -> Tensor:
-        stop = comfy.model_management.throw_exception_if_processing_interrupted
-        return enlarged(disparity, pictures[row, ..., :3].to(disparity.device), stop)
-
-    enlarge = None if pictures is None else by_picture
+    With the ``pictures`` [count, H, W, C] the maps are repaired."""
+    repair = pictures, comfy.model_management.throw_exception_if_processing_interrupted
     if depth_is in (METRES, INVERSE):
-        disparity, notes = metric_disparity_of(depth, depth_is == METRES, count, size, on_map, enlarge)
+        disparity, notes = metric_disparity_of(depth, depth_is == METRES, count, size, on_map, *repair)
         return disparity, True, notes
-    disparity, notes = disparity_of(depth, depth_is == BRIGHT, count, size, span, on_map, enlarge)
+    disparity, notes = disparity_of(depth, depth_is == BRIGHT, count, size, span, on_map, *repair)
     return disparity, False, notes

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import comfy.model_management
 import torch
+from torch import Tensor
 
 
 def device_for(need: int) -> torch.device:
@@ -21,3 +24,21 @@ def device_for(need: int) -> torch.device:
     except (RuntimeError, NotImplementedError):
         return torch.device("cpu")
     return device
+
+
+def where_it_fits(work: Callable[..., Tensor], need: int) -> Callable[..., Tensor]:
+    """``work`` on tensors and settings, done with ``need`` bytes by ``device_for``'s device; the result is on the
+    CPU."""
+    device = device_for(need)
+
+    def done(*tensors: Tensor, **settings: object) -> Tensor:
+        nonlocal device
+        try:
+            return work(*(tensor.to(device) for tensor in tensors), **settings).cpu()
+        except comfy.model_management.OOM_EXCEPTION:
+            # Somebody else took the memory in between; the processor's is slower but larger.
+            device = torch.device("cpu")
+            comfy.model_management.soft_empty_cache()
+            return work(*tensors, **settings)
+
+    return done

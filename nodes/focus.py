@@ -26,7 +26,6 @@ from ..optics.focus import (
     smoothed,
 )
 from ..optics.lens import SENSORS
-from ..optics.repair import repaired
 from .depth import BRIGHT, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .schema import FOCUS, blur_slider, schema
 
@@ -181,12 +180,8 @@ class BokehFocus(io.ComfyNode):
     ) -> io.NodeOutput:
         check_finite(image, "pictures")
         count, size = len(image), tuple(image.shape[1:3])
-        frames = _Frames(4 * count)
+        frames = _Frames(3 * count)
         disparity, known, notes = _disparity(depth, mask, depth_is, image, frames.done)
-        for values in disparity:
-            if depth is not None:
-                values.copy_(repaired(values, comfy.model_management.throw_exception_if_processing_interrupted))
-            frames.done()
         if disparity.min() == disparity.max():
             raise ValueError("The depth map has the same distance everywhere: there is nothing to be out of focus.")
         shown = _copies(cls, image[:1], disparity)

@@ -16,10 +16,9 @@ from ..optics.depth import AS_IS, EACH, SHARED, focus_at, focus_in
 from ..optics.discs import drawn_aperture
 from ..optics.focus import Focus, in_words
 from ..optics.render import BYTES_PER_PIXEL, render_defocus
-from ..optics.repair import repaired
 from ..sweep.values import Scale, Sweep, parse_values
 from .depth import INVERSE, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
-from .device import device_for
+from .device import where_it_fits
 from .schema import FOCUS, SWEEP, schema, validation
 
 _POINT, _VALUE = "point", "value"
@@ -180,10 +179,6 @@ class BokehRender(io.ComfyNode):
         if focus is None:
             values = _parse(blurs) if lens_blur is None else (lens_blur,)
             disparity, metric, notes = _disparity(depth, depth_is, depth_range, image, repair, tell)
-            if repair:
-                # A map that all pictures share is repaired once.
-                own = disparity[: len(depth)]
-                disparity = torch.stack([repaired(maps, tell) for maps in own]).expand_as(disparity)
             if lens_blur is not None and not metric:
                 notes.append(
                     "The blur of a lens counts for each 1/m, and this depth map has no unit: it was used as is."
@@ -247,7 +242,7 @@ def _render(image: Tensor, focus: Focus, lens: dict) -> tuple[Tensor, Tensor, Te
     bar = ProgressBar(count * _STEPS)
     defocus, in_focus = (torch.empty(count, height, width) for _ in range(2))
     images = torch.empty(count, height, width, 3)
-    device = device_for(BYTES_PER_PIXEL * height * width)
+    render = where_it_fits(render_defocus, BYTES_PER_PIXEL * height * width)
 
     def on_part(done: int, parts: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -257,13 +252,7 @@ def _render(image: Tensor, focus: Focus, lens: dict) -> tuple[Tensor, Tensor, Te
         on_part(0, 1)
         defocus[row], in_focus[row] = focus.defocus(row), focus.in_focus(row)
         picture = image[row if len(image) > 1 else 0]
-        try:
-            images[row] = render_defocus(picture.to(device), defocus[row].to(device), on_part=on_part, **lens)
-        except comfy.model_management.OOM_EXCEPTION:
-            # Somebody else took the memory in between; the processor's is slower but larger.
-            device = torch.device("cpu")
-            comfy.model_management.soft_empty_cache()
-            images[row] = render_defocus(picture.to(device), defocus[row], on_part=on_part, **lens)
+        images[row] = render(picture, defocus[row], on_part=on_part, **lens)
     return images, defocus, in_focus
 
 

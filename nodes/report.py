@@ -10,12 +10,14 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..host import as_app_result
+from ..optics.render import BYTES_PER_PIXEL, render_depth
 from ..sweep.figure import draw
 from ..sweep.measure import measure_pictures, measure_sweep
 from ..sweep.reference import rendered_scenes
 from ..sweep.table import markdown
 from ..sweep.values import Sweep
 from ..sweep.verdict import verdict
+from .device import where_it_fits
 from .schema import IMAGES_TOOLTIP, SWEEP, SWEEP_TOOLTIP, schema
 
 
@@ -92,7 +94,8 @@ class BokehReport(io.ComfyNode):
             sweep.check(len(images))
             first = 0
             if depth is not None:
-                reference, notes = rendered_scenes(images, sweep, depth, mask, on_part)
+                render = where_it_fits(render_depth, BYTES_PER_PIXEL * images[0, ..., 0].numel())
+                reference, notes = rendered_scenes(images, sweep, depth, mask, on_part, render)
                 first = len(images)
             report = measure_sweep(
                 images, sweep, mask, lambda done, total: on_level(first + done, total), plain, reference

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .repair import enlarged, repaired
+
 # How far the channels of a grey picture may differ: a JPEG's are off by a few 255ths, a colour scale by far more.
 GREY_TOLERANCE = 8 / 255
 # Which values of relative maps become 0 and 1.
@@ -21,7 +23,6 @@ ROUNDING = 1 / 255
 FLAT = 1e-6
 # From how many times its sides on a map is much smaller than the picture.
 SMALL = 1.5
-Enlarge = Callable[[Tensor, int], Tensor]
 # How every sentence about a map that came alone begins.
 SUBJECT = "The depth map"
 
@@ -33,7 +34,8 @@ def disparity_of(
     size: tuple[int, int],
     span: str = SHARED,
     on_map: Callable[[], None] | None = None,
-    enlarge: Enlarge | None = None,
+    pictures: Tensor | None = None,
+    on_band: Callable[[], None] | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Disparities from a grey depth picture, relative: 0 = farthest and 1 = nearest.
 
@@ -47,7 +49,9 @@ def disparity_of(
             each map; or 0 and 1 themselves. A few wrong pixels far beyond all others do not count, so that they do
             not squeeze the rest.
         on_map: called twice for each map.
-        enlarge: a map [h, w] and which of the maps it is to one in that size, for maps that are much smaller.
+        pictures: [1 or count, H, W, 3 or more]; with them the maps are repaired (see `repair`), and ones that are much
+            smaller take their edges from them.
+        on_band: called several times a second while that lasts.
 
     Returns:
         [count, H, W] in 0..1, and sentences that the user should read.
@@ -77,7 +81,7 @@ def disparity_of(
         values = ((maps[row] - low) / (high - low)).clamp_(0, 1)
         return values if near_is_bright else 1 - values
 
-    made, notes = maps.resized(disparity, size, enlarge)
+    made, notes = maps.resized(disparity, size, pictures, on_band)
     return made.clamp_(0, 1).expand(count, *size), notes
 
 
@@ -87,10 +91,11 @@ def metric_disparity_of(
     count: int,
     size: tuple[int, int],
     on_map: Callable[[], None] | None = None,
-    enlarge: Enlarge | None = None,
+    pictures: Tensor | None = None,
+    on_band: Callable[[], None] | None = None,
 ) -> tuple[Tensor, list[str]]:
     """Disparities in 1/m from a picture of distances in metres, where infinity is the sky, or of 1/m.
-    ``on_map`` and ``enlarge`` as in ``disparity_of``.
+    ``on_map``, ``pictures`` and ``on_band`` as in ``disparity_of``.
 
     Returns:
         [count, H, W] in 1/m, and sentences that the user should read.
@@ -110,7 +115,7 @@ def metric_disparity_of(
         raise ValueError(
             f"The depth map goes down to {maps.low:.3g}, expected 0 (infinity) and more in 1/m. Choose what it shows."
         )
-    made, notes = maps.resized(maps.__getitem__, size, enlarge)
+    made, notes = maps.resized(maps.__getitem__, size, pictures, on_band)
     return made.clamp_(min=0).expand(count, *size), notes
 
 
@@ -165,17 +170,23 @@ class _Maps:
         return inner if 0 < share < 1 - OUTLYING else ends
 
     def resized(
-        self, disparity: Callable[[int], Tensor], size: tuple[int, int], enlarge: Enlarge | None
+        self,
+        disparity: Callable[[int], Tensor],
+        size: tuple[int, int],
+        pictures: Tensor | None,
+        on_band: Callable[[], None] | None,
     ) -> tuple[Tensor, list[str]]:
         """``disparity(row)`` of every map in a size, [n, H, W], and sentences for the user."""
         made, notes = self.depth.new_empty(len(self), *size, dtype=torch.float32), []
         is_small = all(SMALL * came < side for came, side in zip(self.depth.shape[1:3], size, strict=True))
         for row in range(len(self)):
             values = disparity(row)
-            if enlarge is not None and is_small:
-                made[row], notes = enlarge(values, row), [_resizing(values.shape, size, "depth map")]
+            if pictures is not None and is_small:
+                made[row] = enlarged(values, pictures[row, ..., :3].to(values.device), on_band)
+                notes = [_resizing(values.shape, size, "depth map")]
             else:
-                (made[row],), notes = _resized(values[None], size, "depth map", "bilinear")
+                (values,), notes = _resized(values[None], size, "depth map", "bilinear")
+                made[row] = values if pictures is None else repaired(values, on_band)
             self.on_map()
         return made, notes
 

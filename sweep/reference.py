@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..optics.depth import SHARED, disparity_of, focus_in
 from ..optics.render import render_depth
-from ..optics.repair import repaired
 from .measures import as_shown, subject_area
 from .trend import part_in_focus
 from .values import Sweep
@@ -22,12 +21,14 @@ def rendered_scenes(
     depth: Tensor,
     mask: Tensor | None = None,
     on_part: Callable[[int, int], None] | None = None,
+    render: Callable[..., Tensor] = render_depth,
 ) -> tuple[Tensor, list[str]]:
     """``rendered`` for every scene of a sweep.
 
     Args:
         images: [B, H, W, 3 or more], one a value of ``sweep``.
         depth, mask: one for all, one a scene or one a picture, of which that of the sharpest counts.
+        render: `render_depth`, wherever it is run.
 
     Raises:
         ValueError: as ``rendered``; for another number of maps; for a sweep over something else than the blur.
@@ -56,7 +57,7 @@ def rendered_scenes(
 
         pictures = images[scene * sweep.levels : (scene + 1) * sweep.levels]
         pictures, told = rendered(
-            pictures, sweep.scene(scene), of_scene(depth), None if mask is None else of_scene(mask), on_share
+            pictures, sweep.scene(scene), of_scene(depth), None if mask is None else of_scene(mask), on_share, render
         )
         made.append(pictures)
         notes += told
@@ -69,6 +70,7 @@ def rendered(
     depth: Tensor,
     mask: Tensor | None = None,
     on_part: Callable[[int, int], None] | None = None,
+    render: Callable[..., Tensor] = render_depth,
 ) -> tuple[Tensor, list[str]]:
     """What a lens would show of one scene at the sweep's blurs, and sentences for the user.
 
@@ -78,16 +80,24 @@ def rendered(
 
     Args:
         images: [B, H, W, 3 or more], one a value of ``sweep``, of one scene.
-        depth: [1, h, w, C], grey, near things bright; resized to the pictures.
+        depth: [1, h, w, C], grey, near things bright; resized to the pictures and repaired.
         mask: the subject in the sharpest picture, [1, H, W].
         on_part: called often with parts done and their total; may raise to stop.
+        render: as for ``rendered_scenes``.
 
     Raises:
         ValueError: for a depth map or a mask that is none.
     """
     sharpest = sweep.sharpest_row
-    disparity, notes = disparity_of(depth, True, 1, tuple(images.shape[1:3]), SHARED)
+    missing = sorted(set(sweep.values) - {sweep.values[sharpest]})
+
+    def on_band() -> None:
+        if on_part is not None:
+            on_part(0, max(1, len(missing)))
+
     sharp, soft = as_shown(images[[sharpest, sweep.softest_row]])
+    size = tuple(sharp.shape[:2])
+    disparity, notes = disparity_of(depth, True, 1, size, SHARED, pictures=sharp[None], on_band=on_band)
     if mask is None:
         mask = part_in_focus(sharp, soft)
     plane, told = (disparity.flatten(1).median(1).values, []) if mask is None else focus_in(disparity, mask)
@@ -96,13 +106,6 @@ def rendered(
     if least > 0:
         notes.append(f"The reference starts from blur {least:g}: a sweep from 0 has one of its own sharp picture.")
     made: dict[float, Tensor] = {least: sharp[None]}
-    missing = sorted(set(sweep.values) - {least})
-
-    def on_band() -> None:
-        if on_part is not None:
-            on_part(0, max(1, len(missing)))
-
-    disparity = repaired(disparity[0], on_band)[None]
     for number, value in enumerate(missing):
 
         def on_share(done: int, parts: int, number: int = number) -> None:
@@ -110,5 +113,5 @@ def rendered(
                 on_part(number * parts + done, len(missing) * parts)
 
         blur = math.sqrt(value**2 - least**2)
-        made[value] = render_depth(sharp[None], disparity, plane, blur, behind=True, on_part=on_share)
+        made[value] = render(sharp[None], disparity, plane, blur=blur, behind=True, on_part=on_share)
     return torch.cat([made[value] for value in sweep.values]), notes

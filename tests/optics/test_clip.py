@@ -47,7 +47,7 @@ def test_progress_is_told_in_frames_from_the_first_on_and_a_clip_can_be_stopped(
     told = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: told.append((value, total)))
     BokehFocus.execute(**clip(12))
-    assert told == [(frame, 48) for frame in range(1, 49)]
+    assert told == [(frame, 36) for frame in range(1, 37)]
     stop = {"after": 5}
 
     def interrupt():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import comfy.model_management
 import pytest
 import torch
 from flux import run_node
@@ -72,6 +73,24 @@ def test_the_node_renders_a_reference_where_the_depth_is_known():
     _, text, numbers = run_node("BokehReport", images=images, sweep=SWEEP, depth=maps, mask=left_half()[None])
     assert json.loads(numbers)["lvcorr_reference"] > 0.99
     assert "The depth map of 64 x 48 was resized to the picture's 128 x 96." in text
+
+
+def test_the_reference_is_rendered_on_the_host_s_device_and_where_that_is_full_on_the_processor(monkeypatch):
+    management, devices = comfy.model_management, []
+    monkeypatch.setattr(management, "get_torch_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(management, "free_memory", lambda need, device: None)
+    monkeypatch.setattr(management, "get_free_memory", lambda device: 1e12)
+
+    def render(image: torch.Tensor, *args, **settings) -> torch.Tensor:
+        devices.append(image.device.type)
+        if devices[-1] == "meta":
+            raise management.OOM_EXCEPTION
+        return render_depth(image, *args, **settings)
+
+    monkeypatch.setattr("bokeh.nodes.report.render_depth", render)
+    depth = left_half()[None, ..., None].expand(-1, -1, -1, 3)
+    run_node("BokehReport", images=pictures(), sweep=SWEEP, depth=depth)
+    assert devices == ["meta", "cpu", "cpu", "cpu"]
 
 
 def test_depth_that_does_not_fit_is_named():

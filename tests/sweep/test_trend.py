@@ -132,6 +132,19 @@ def test_the_reference_of_a_scene_is_its_true_pictures():
         assert (resized - images).abs().mean() < 0.03
 
 
+def test_the_reference_sees_a_small_map_as_bokeh_render_does():
+    """With edges where the picture has them: bilinear, the reference was 10 times as far from that of the whole map."""
+    y = torch.linspace(-1, 1, 128)
+    near = (y[:, None].hypot(y) < 0.6).float()[..., None]
+    grain = 0.1 * torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(0))
+    images = (near * torch.tensor([0.8, 0.3, 0.1]) + (1 - near) * torch.tensor([0.1, 0.4, 0.7]) + grain)[None]
+    depth = near[None].expand(-1, -1, -1, 3)
+    small = torch.nn.functional.avg_pool2d(depth.movedim(-1, 1), 8).movedim(1, -1)
+    sweep, mask = Sweep((0.0, 30.0)), near[None, ..., 0]
+    whole, by_small = (rendered(images.expand(2, -1, -1, -1), sweep, maps, mask)[0][1] for maps in (depth, small))
+    assert (by_small - whole).abs().mean() < 1e-3
+
+
 def test_a_sweep_that_starts_blurred_is_blurred_on_from_there():
     props, scene = Props(), draw_scenes(torch.Generator().manual_seed(5), 1, True)
     blurs = (10.0, 20.0, 30.0)

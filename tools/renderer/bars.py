@@ -137,7 +137,7 @@ def small_maps() -> None:
         image, disparity = scenes.sharp(layers)
         small = F.avg_pool2d(disparity, 4)
         bilinear = F.interpolate(small[None], size=disparity.shape[1:], mode="bilinear")[0, 0]
-        maps = repaired(bilinear), repaired(enlarged(small[0], image[0])), disparity[0]
+        maps = repaired(bilinear), enlarged(small[0], image[0]), disparity[0]
         for focus in scenes.FOCI[kind]:
             true = _truth(kind, layers, focus, 15.0)
             made = (render_depth(image, given[None], focus, 15.0, behind=True) for given in maps)
