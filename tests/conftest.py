@@ -85,6 +85,7 @@ LONGEST = (
     "page",
     "server",
     "tests/weights/test_hub.py",
+    "tests/tools/test_demo_base.py",
     "tests/training/test_command.py",
     "tests/demo/test_quality.py",
     "tests/attention/test_family_compose.py",

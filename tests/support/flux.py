@@ -19,6 +19,8 @@ from torch import Tensor
 
 from bokeh.host import FLUX_FIELDS
 
+# Rows of a random weight; what has more repeats them, because drawing millions takes seconds.
+DRAWN = 1024
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 
 
@@ -55,12 +57,13 @@ def build_flux(
     if state is None:
         generator = torch.Generator().manual_seed(seed)
         for name, weight in model.diffusion_model.state_dict().items():
-            noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(
-                1 + 0.1 * noise
-                if name.endswith(("norm.scale", "norm.weight"))
-                else noise * 0.5 / weight.shape[-1] ** 0.5
-            )
+            noise = torch.randn((min(len(weight), DRAWN), *weight.shape[1:]), generator=generator)
+            if name.endswith(("norm.scale", "norm.weight")):
+                noise = 1 + 0.1 * noise
+            else:
+                noise = noise * 0.5 / weight.shape[-1] ** 0.5
+            for rows in weight.split(DRAWN):
+                rows.copy_(noise[: len(rows)])
     else:
         # Hosts that rename weights (the q/k norms' `scale`) do it here, for every file they load.
         state = config.process_unet_state_dict(dict(state))

@@ -17,7 +17,7 @@ from bokeh.tools.demo.judge import GROUNDING, LEVELS, PIVOT, Verdict, cases, jud
 from bokeh.tools.demo.slider import SliderRecipe, finished, train_slider
 from bokeh.training.scenes import Props
 
-CASES = 3
+CASES = 2
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def test_with_a_layout_stage_the_words_come_later(demo):
     (case,) = cases(1)
     late = WordsPainter(*demo, layout=1.0)
     with torch.no_grad():
-        pictures = late.paint(case, LEVELS)
+        pictures = late.paint(case, LEVELS[::3])
         plain = late.paint(case)
     for picture in pictures:
         torch.testing.assert_close(picture, plain[0], atol=1e-4, rtol=0)
     late.layout = 0.4
     with torch.no_grad():
-        pictures = late.paint(case, LEVELS)
+        pictures = late.paint(case, LEVELS[::3])
     assert relative_error(pictures[0], plain[0]) > 0.01
 
 
