@@ -221,8 +221,10 @@ def sliced_distance(pictures: Tensor, reference: Tensor, seed: int = 0) -> float
         directions = F.normalize(torch.randn(512, 3 * 49, generator=generator), dim=1)
         sides: list[Tensor] = []
         for maps in (first, second):
-            patches = F.unfold(maps, 7).movedim(1, -1).flatten(0, 1)
-            chosen = patches[torch.randint(len(patches), (8192,), generator=generator)].unflatten(1, (3, 49))
+            patches = maps.unfold(2, 7, 1).unfold(3, 7, 1).movedim(1, 3)
+            places = patches.shape[:3]
+            drawn = torch.randint(places.numel(), (8192,), generator=generator)
+            chosen = patches[torch.unravel_index(drawn, places)].flatten(2)
             if not sides:
                 centre, spread = chosen.mean((0, 2), keepdim=True), chosen.std((0, 2), keepdim=True).clamp(min=1e-6)
             sides.append(((chosen - centre) / spread).flatten(1) @ directions.T)
