@@ -133,7 +133,7 @@ def test_the_reference_of_a_scene_is_its_true_pictures():
 
 
 def test_the_reference_sees_a_small_map_as_bokeh_render_does():
-    """With edges where the picture has them: bilinear, the reference was 10 times as far from that of the whole map."""
+    """With edges where the picture has them. By a bilinear map the reference was 0.008 from that of the whole one."""
     y = torch.linspace(-1, 1, 128)
     near = (y[:, None].hypot(y) < 0.6).float()[..., None]
     grain = 0.1 * torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(0))
