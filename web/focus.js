@@ -1,7 +1,7 @@
 /** Puts the picture in which focus is chosen into its node. */
 
 import { app } from "../../scripts/app.js";
-import { addPlace, passToCanvas, watch } from "./lib/canvas.js";
+import { addPlace, change, passToCanvas, setWidget, watch } from "./lib/canvas.js";
 import { mapOfGrey, mapOfRun, pictureOf, sameScene } from "./lib/focus_files.js";
 import { FocusView } from "./lib/focus_view.js";
 import { after, followOutputs } from "./lib/outputs.js";
@@ -74,19 +74,14 @@ function addFocus(node) {
 
 /** Set widgets of a node as one step to undo; a sentence where another node sets one of them. */
 function write(node, changes) {
-  const linked = node.inputs.filter(({ widget, link }) => link != null && widget?.name in changes);
-  const free = Object.entries(changes).filter(([name]) => !linked.some(({ widget }) => widget.name === name));
+  const linked = node.inputs.filter(({ widget, link }) => link != null && widget?.name in changes).map(({ name }) => name);
+  const free = Object.entries(changes).filter(([name]) => !linked.includes(name));
   if (free.length) {
-    app.canvas.emitBeforeChange();
-    for (const [name, value] of free) {
-      const widget = node.widgets.find((each) => each.name === name);
-      widget.value = value;
-      widget.callback?.(value, app.canvas, node);
-    }
-    app.canvas.emitAfterChange();
+    const find = (name) => node.widgets.find((each) => each.name === name);
+    change(() => free.forEach(([name, value]) => setWidget(node, find(name), value)));
     node.graph.setDirtyCanvas(true, true);
   }
-  const names = linked.map(({ widget }) => widget.name).join(", ");
+  const names = linked.join(", ");
   return names ? say("{names}: set by another node. Disconnect it to choose here.", { names }) : undefined;
 }
 

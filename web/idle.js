@@ -15,15 +15,17 @@ function check(node, rules) {
     const link = linkInto(name);
     return value ? !link && find(widgets, name).value === value : link && graph.getNodeById(link.origin_id)?.mode === 0;
   };
-  for (const [name, [, { bokeh_idle }]] of rules) {
+  const isIdle = ([name, [, { bokeh_idle }]]) => !linkInto(name) && bokeh_idle.some(holds);
+  const turned = rules.filter((rule) => isIdle(rule) === !find(widgets, rule[0]).hidden);
+  for (const [name] of turned) {
     const widget = find(widgets, name);
-    const hidden = !linkInto(name) && bokeh_idle.some(holds);
-    if (hidden === !!widget.hidden) continue;
-    widget.hidden = hidden;
+    const hidden = (widget.hidden = !widget.hidden);
     // Older pages leave the room of a hidden widget empty: a height and their gap of 4 make nothing together.
     widget.computeSize = hidden ? () => [0, -4] : undefined;
     // Newer Vue nodes read the options when the list of widgets changes, older ones but once.
     if ("widgetId" in widget) widget.options.hidden = hidden;
+  }
+  if (turned.length) {
     const all = [...widgets];
     node.widgets = [];
     node.widgets = all;

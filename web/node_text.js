@@ -21,9 +21,8 @@ const sheet = `
 th { border-bottom: 1px solid var(--border-color, #444); }
 `;
 
-/** A place for text in the node; returns what writes into it. */
 function addText(node, height) {
-  const text = element("div", { className: "text" });
+  const text = element("div.text");
   const host = shadowed("bokeh-text", [base, sheet], text);
   scrollOrZoom(host, text);
   addPlace(node, "text shown", "bokeh_text", host, height, true);
@@ -35,7 +34,6 @@ function addText(node, height) {
   return write;
 }
 
-/** Let `write(words)` follow what the node says. */
 function followText(node, write) {
   followOutputs(node, ({ text }) => {
     if (!Array.isArray(text)) return false;

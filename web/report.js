@@ -23,7 +23,7 @@ const sheet = `
 .verdict { margin: 0; font-size: 15px; font-weight: 600; user-select: text; text-wrap: pretty; }
 .curves { flex: 1 0 ${CHART_HEIGHTS[0]}px; max-height: ${CHART_HEIGHTS[1]}px; min-height: 0; }
 svg { display: block; width: 100%; height: 100%; font-size: 11px; }
-text { fill: var(--muted); font-variant-numeric: tabular-nums; }
+text { fill: var(--muted); }
 text.title { fill: currentColor; font-weight: 600; font-size: 12px; }
 .rule { stroke: currentColor; opacity: 0.18; }
 polyline { fill: none; stroke: var(--accent); stroke-width: 2; }
@@ -40,7 +40,6 @@ summary, .foot a { color: var(--muted); cursor: pointer; text-decoration: underl
 .numbers { overflow-x: auto; user-select: text; font-size: 12px; }
 `;
 
-/** The curves of a report: how sharp, and how much like the pivot's scene. */
 function panels({ levels, area }) {
   // Sharpness spans decades.
   const of = (level) => Math.log10(Math.max(level.laplacian[area], 1e-8));
@@ -56,18 +55,17 @@ function panels({ levels, area }) {
   ];
 }
 
-/** A place for a report in the node; returns what shows one. */
 function addReport(node) {
-  const empty = element("div", { className: "message empty" }, say("Queue the graph to measure the sweep."));
-  const verdict = element("p", { className: "verdict", role: "status" });
-  const curves = element("div", { className: "curves" });
-  const numbers = element("div", { className: "numbers" });
+  const empty = element("div.message.empty", {}, say("Queue the graph to measure the sweep."));
+  const verdict = element("p.verdict", { role: "status" });
+  const curves = element("div.curves");
+  const numbers = element("div.numbers");
   const details = element("details", {}, element("summary", {}, say("All numbers")), numbers);
   const save = element("a", { href: "#", role: "button" }, say("Save the figure"));
-  const aside = element("span", { className: "aside", role: "status" });
-  const foot = element("div", { className: "foot" }, save, aside);
+  const aside = element("span.aside", { role: "status" });
+  const foot = element("div.foot", {}, save, aside);
   const shown = element("div", { hidden: true, style: "display: contents" }, verdict, curves, foot, details);
-  const report = element("div", { className: "report" }, empty, shown);
+  const report = element("div.report", {}, empty, shown);
   const host = shadowed("bokeh-report", [base, sheet], report);
   scrollOrZoom(host, report);
   addPlace(node, "report shown", "bokeh_report", host, MIN_HEIGHT);

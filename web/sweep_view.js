@@ -2,7 +2,8 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPlace, passToCanvas, watch } from "./lib/canvas.js";
+import { addPlace, change, passToCanvas, setWidget, watch } from "./lib/canvas.js";
+import { within } from "./lib/dom.js";
 import { after, executionIds, followOutputs, look } from "./lib/outputs.js";
 import { fileUrl, uploadPicture } from "./lib/picture_files.js";
 import { reaches, runOf } from "./lib/runs.js";
@@ -18,14 +19,6 @@ const SCREEN_HEIGHTS = [160, 620];
 /** The views of the nodes that sit in a graph: node -> view. */
 const views = new Map();
 
-/** Change the graph as one step that can be undone. */
-function change(act) {
-  app.canvas.emitBeforeChange();
-  act();
-  app.canvas.emitAfterChange();
-}
-
-/** Put a picture into a new Load Image node beside the view. */
 async function loadInNode(node, file, pictureName) {
   const name = await uploadPicture(fileUrl(file), pictureName);
   change(() => {
@@ -35,8 +28,7 @@ async function loadInNode(node, file, pictureName) {
     const widget = loader.widgets.find((widget) => widget.name === "image");
     const { values } = widget.options;
     if (Array.isArray(values) && !values.includes(name)) values.push(name);
-    widget.value = name;
-    widget.callback?.(name);
+    setWidget(loader, widget, name);
   });
 }
 
@@ -93,8 +85,7 @@ export function turnViews(node, value) {
 function fit(node, view) {
   const { clientWidth, clientHeight } = view.screen.element;
   if (!clientWidth) return;
-  const [least, most] = SCREEN_HEIGHTS;
-  const wanted = Math.min(Math.max(clientWidth * view.tallness, least), most);
+  const wanted = within(clientWidth * view.tallness, ...SCREEN_HEIGHTS);
   node.setSize([node.size[0], Math.round(node.size[1] + wanted - clientHeight)]);
 }
 

@@ -25,6 +25,7 @@ def test_the_view_reads_f_numbers_and_the_lens_says_what_is_sharp(page):
     page.queue()
     view = View(page).ready()
     view.expect_value(13.68, "blur 13.68, f/2, pivot")
+    expect(view.element.locator(".label")).to_have_text(["f/8", "f/2"])
     view.press("ArrowLeft")
     view.expect_value(3.42, "blur 3.42, f/8")
     view.press("Shift+ArrowRight")

@@ -240,9 +240,9 @@ def test_says_when_the_clipboard_is_refused(view):
 def test_opens_the_nearest_picture_at_full_size(view):
     view.run()
     view.press("End", "Shift+ArrowLeft")
-    link = view.element.get_by_role("link", name="Open the picture of blur 30 at full size")
+    button = view.element.get_by_role("button", name="Open the picture of blur 30 at full size")
     with view.host.context.expect_page() as opened:
-        link.click()
+        button.click()
     picture = opened.value.locator("img")
     picture.wait_for()
     assert picture.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == list(WIDE)

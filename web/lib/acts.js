@@ -14,8 +14,6 @@ const ICONS = {
   open: "M6.5 3H3v10h10V9.5M9 2.5h4.5V7M13.5 2.5 7.5 8.5",
   copy: "M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3",
 };
-/** Where there is no room for all, these are in the menu. */
-const IN_MENU = ["save", "open", "copy"];
 
 /** In the order of the menu: name now, what it does, key. */
 export function actsOf(view) {
@@ -24,7 +22,6 @@ export function actsOf(view) {
   const first = scenesOf(sweep) > 1 ? `scene_${scene + 1}_` : "";
   const name = `${first}${sweep.name}_${plain(near.value, 2)}.png`;
   const url = () => view.originalUrl(near.file);
-  /** Do something with the picture, and say how it went. */
   const withPicture = (act, done, failed) => async () => {
     try {
       await act();
@@ -55,7 +52,7 @@ export function actsOf(view) {
       withPicture(() => savePicture(url(), name), "", say("The picture cannot be saved")),
       "S",
     ],
-    open: [say("Open the picture of {level} at full size", { level }), () => view.tools.open.click()],
+    open: [say("Open the picture of {level} at full size", { level }), () => window.open(url(), "_blank", "noopener")],
     input: [
       say("Load it in a new node"),
       withPicture(
@@ -80,11 +77,9 @@ export function iconButton(path, act, properties) {
 export function tools(act) {
   const made = {};
   for (const [key, path] of Object.entries(ICONS)) {
-    const className = IN_MENU.includes(key) ? `${key} in-menu` : key;
-    if (key !== "open") made[key] = iconButton(path, () => act(key), { className });
-    else made.open = element("a", { className, target: "_blank", rel: "noopener" }, icon(path));
+    made[key] = iconButton(path, () => act(key), { className: key });
   }
-  made.element = element("div", { className: "buttons" }, ...Object.values(made));
+  made.element = element("div.buttons", {}, ...Object.values(made));
   /** Name them by what they would do now. */
   made.name = (acts) => {
     for (const { id, text, key } of acts) {
@@ -99,7 +94,7 @@ export class Menu {
   #back;
 
   constructor(parent) {
-    this.element = element("div", { className: "menu", role: "menu", popover: "manual" });
+    this.element = element("div.menu", { role: "menu", popover: "manual" });
     this.element.addEventListener("keydown", (event) => this.#onKey(event));
     this.element.addEventListener("focusout", ({ relatedTarget }) => {
       if (!this.element.contains(relatedTarget)) this.element.togglePopover(false);

@@ -15,6 +15,19 @@ export function watch(node, check) {
   after(node, "onRemoved", () => watched.delete(check));
 }
 
+/** Change the graph as one step that can be undone. */
+export function change(act) {
+  app.canvas.emitBeforeChange();
+  act();
+  app.canvas.emitAfterChange();
+}
+
+/** Set a widget as a person does. */
+export function setWidget(node, widget, value) {
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+}
+
 /** Let the graph zoom and pan as if the view were not in the way. */
 export function passToCanvas(element) {
   const pass = (event) => {
@@ -37,7 +50,6 @@ export function scrollOrZoom(element, inside) {
   });
 }
 
-/** The place on screen of each node's content. */
 const seen = new Map();
 
 /**

@@ -1,6 +1,6 @@
 /** The curves of a report, at the size that there is; every level can be clicked. */
 
-import { drawn as part, take } from "./dom.js";
+import { drawn as part, take, within } from "./dom.js";
 import { plain } from "./levels.js";
 import { say } from "./words.js";
 
@@ -32,7 +32,7 @@ export function chart({ levels, pivot }, panels, { width, height }, onPick) {
   panels.forEach(({ title, ends, of, low, high }, number) => {
     const top = number * (each + GAP) + TOP;
     const under = number * (each + GAP) + each;
-    const y = (amount) => under - ((Math.min(Math.max(amount, low), high) - low) / (high - low || 1)) * (under - top);
+    const y = (amount) => under - ((within(amount, low, high) - low) / (high - low || 1)) * (under - top);
     drawn.append(text(0, top - 9, title, { class: "title" }));
     for (const [edge, name] of [[under, ends[0]], [top, ends[1]]]) {
       drawn.append(part("line", { class: "rule", x1: LEFT, x2: width - RIGHT, y1: edge, y2: edge }));

@@ -2,12 +2,16 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element with properties (or attributes) and children. */
+export const within = (value, least, most) => Math.min(Math.max(value, least), most);
+
+/** An element, "div.its-class", with properties (or attributes) and children. */
 export function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in made) made[name] = value;
-    else made.setAttribute(name, value);
+  const [name, ...classes] = tag.split(".");
+  const made = document.createElement(name);
+  made.classList.add(...classes);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key in made) made[key] = value;
+    else made.setAttribute(key, value);
   }
   made.append(...children);
   return made;
@@ -26,7 +30,7 @@ export const icon = (path) => drawn("svg", { viewBox: "0 0 16 16", "aria-hidden"
 
 /** An element with styles of its own, untouched by the page's. */
 export function shadowed(className, styles, ...children) {
-  const host = element("div", { className });
+  const host = element(`div.${className}`);
   const root = host.attachShadow({ mode: "open" });
   root.append(element("style", {}, ...styles), ...children);
   return host;

@@ -1,5 +1,8 @@
 /** Pictures and depth maps for Bokeh Focus, out of files. */
 
+import { within } from "./dom.js";
+import { fetched } from "./picture_files.js";
+
 // Shorter and longer side of the copy that the preview draws.
 const SIDES = [512, 768];
 const THUMB = 16;
@@ -7,13 +10,10 @@ const THUMB = 16;
 const SAME = 12;
 
 async function bitmapOf(url) {
-  const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`status ${answer.status}`);
   // Values as they are: without the colours of a profile, and with those that transparency hides.
-  return createImageBitmap(await answer.blob(), { premultiplyAlpha: "none", colorSpaceConversion: "none" });
+  return createImageBitmap(await fetched(url), { premultiplyAlpha: "none", colorSpaceConversion: "none" });
 }
 
-/** RGBA of a picture drawn at a size. */
 export function pixelsOf(bitmap, width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0, width, height);
@@ -56,7 +56,7 @@ export async function mapOfGrey(url, depthIs) {
   if (low === high) return null;
   const bright = depthIs === "near is bright";
   made.values.forEach((value, i) => {
-    const near = Math.min(Math.max((value - low) / (high - low), 0), 1);
+    const near = within((value - low) / (high - low), 0, 1);
     made.values[i] = bright ? near : 1 - near;
   });
   return made;

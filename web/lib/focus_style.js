@@ -26,10 +26,10 @@ export const sheet = `
 }
 .ring:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 .marks { position: absolute; left: 50%; top: 0.35em; }
-.mark { position: absolute; translate: -50%; color: #bbb; font-size: 0.95em; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.mark { position: absolute; translate: -50%; color: #bbb; font-size: 0.95em; white-space: nowrap; }
 .mark.set { color: #ffd84a; font-weight: 600; }
 .ring::after { content: ""; position: absolute; left: 50%; bottom: 0; width: 0.7em; height: 0.5em; translate: -50%; background: #ffd84a; clip-path: polygon(50% 0, 100% 100%, 0 100%); }
 .row { display: flex; align-items: center; gap: 0.35em; min-height: 2.4em; padding: 0.3em 0.2em 0; }
 .row button { padding: 0.35em 0.45em; }
-.words { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.words { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 `;

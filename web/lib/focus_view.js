@@ -1,7 +1,7 @@
 /** A picture in which focus is chosen, with the aperture ring under it. Knows nothing of nodes and graphs. */
 
 import { base } from "./base_style.js";
-import { briefly, element, isPages, onDrag, shadowed, take } from "./dom.js";
+import { briefly, element, isPages, onDrag, shadowed, take, within } from "./dom.js";
 import { focusOf, ringOf, stepAt } from "./focus_optics.js";
 import { Preview } from "./focus_preview.js";
 import { sheet } from "./focus_style.js";
@@ -15,8 +15,6 @@ const SAID_MS = 3500;
 // A key that was let go elsewhere has ended by then.
 const KEY_MS = 600;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-
-const within = (value, most) => Math.min(Math.max(value, 0), most);
 
 export class FocusView {
   #picture = null;
@@ -40,20 +38,20 @@ export class FocusView {
 
   #build(mayStart) {
     this.canvas = element("canvas", { role: "img", ariaLabel: say("The picture, out of focus as it is set") });
-    this.from = element("div", { className: "point from" });
-    this.to = element("div", { className: "point to", hidden: true });
-    this.line = element("div", { className: "line", hidden: true });
-    this.tag = element("div", { className: "tag" });
-    this.said = element("div", { className: "tag said", role: "status" });
+    this.from = element("div.point.from");
+    this.to = element("div.point.to", { hidden: true });
+    this.line = element("div.line", { hidden: true });
+    this.tag = element("div.tag");
+    this.said = element("div.tag.said", { role: "status" });
     this.#say = briefly(this.said, SAID_MS);
-    this.message = element("div", { className: "message" });
+    this.message = element("div.message");
     const inside = [this.canvas, this.line, this.to, this.from, this.tag, this.said];
     const ariaLabel = say("Focus point: click, or move it with the arrow keys. Alt-click sets where a focus pull ends.");
-    this.frame = element("div", { className: "frame", tabIndex: 0, role: "application", ariaLabel }, ...inside);
-    this.screen = element("div", { className: "screen" }, this.frame, this.message);
-    this.marks = element("div", { className: "marks" });
-    this.ring = element("div", { className: "ring", role: "slider", tabIndex: 0, ariaLabel: say("Aperture") }, this.marks);
-    this.words = element("div", { className: "words" });
+    this.frame = element("div.frame", { tabIndex: 0, role: "application", ariaLabel }, ...inside);
+    this.screen = element("div.screen", {}, this.frame, this.message);
+    this.marks = element("div.marks");
+    this.ring = element("div.ring", { role: "slider", tabIndex: 0, ariaLabel: say("Aperture") }, this.marks);
+    this.words = element("div.words");
     const toggle = (text, title, onChange) => {
       const made = element("button", { type: "button", title, ariaPressed: "false" }, text);
       made.addEventListener("click", () => {
@@ -66,8 +64,8 @@ export class FocusView {
     this.pull = toggle(say("pull"), say("The next click sets where a focus pull ends (Alt-click)"));
     this.overlay = toggle(say("in focus"), say("Colour what is in focus"), refresh);
     this.plain = toggle(say("sharp"), say("Show the picture without blur"), refresh);
-    const row = element("div", { className: "row" }, this.words, this.pull, this.overlay, this.plain);
-    const all = element("div", { className: "view" }, this.screen, this.ring, row);
+    const row = element("div.row", {}, this.words, this.pull, this.overlay, this.plain);
+    const all = element("div.view", {}, this.screen, this.ring, row);
     this.element = shadowed("bokeh-focus-view", [base, sheet], all);
     try {
       this.#preview = new Preview(this.canvas);
@@ -127,8 +125,8 @@ export class FocusView {
     this.#map = map && {
       ...map,
       valueAt: (x, y) => {
-        const column = within(Math.floor(x * map.width), map.width - 1);
-        return map.values[within(Math.floor(y * map.height), map.height - 1) * map.width + column];
+        const column = within(Math.floor(x * map.width), 0, map.width - 1);
+        return map.values[within(Math.floor(y * map.height), 0, map.height - 1) * map.width + column];
       },
     };
     if (picture) {
@@ -218,7 +216,7 @@ export class FocusView {
 
   #point([x, y], event) {
     const { left, top, width, height } = this.frame.getBoundingClientRect();
-    const at = (distance, side) => Number(within(distance / side, 1).toFixed(4));
+    const at = (distance, side) => Number(within(distance / side, 0, 1).toFixed(4));
     this.#move(x, y, at(event.clientX - left, width), at(event.clientY - top, height));
   }
 
@@ -230,7 +228,7 @@ export class FocusView {
 
   #turn(step) {
     const { name, steps } = ringOf(this.#values);
-    this.#change({ [name]: steps[within(step, steps.length - 1)] });
+    this.#change({ [name]: steps[within(step, 0, steps.length - 1)] });
   }
 
   #change(changes) {
@@ -257,7 +255,7 @@ export class FocusView {
     const [nameX, nameY] = event.altKey ? ["pull_x", "pull_y"] : ["focus_x", "focus_y"];
     const step = event.shiftKey ? FINE_KEY_STEP : KEY_STEP;
     const values = this.#values;
-    const at = (name, by) => Number(within(values[name] + by * step, 1).toFixed(4));
+    const at = (name, by) => Number(within(values[name] + by * step, 0, 1).toFixed(4));
     this.#move(nameX, nameY, at(nameX, way[0]), at(nameY, way[1]));
   }
 

@@ -1,5 +1,6 @@
 /** Where a value lies among levels {value, label, caption, file, reference}, which rise; caption is another name. */
 
+import { within } from "./dom.js";
 import { named } from "./words.js";
 
 /** The levels of a scene (from 0) of what the node sent, in rising order and each value once. */
@@ -12,12 +13,10 @@ export function levelsOf(sweep, scene) {
   return [...levels.values()].sort((a, b) => a.value - b.value);
 }
 
-/** How many scenes it shows; older versions did not send that. */
+/** How many scenes it shows; one of none. */
 export const scenesOf = (sweep) => sweep?.scenes ?? 1;
 
-export function clampTo(levels, value) {
-  return Math.min(Math.max(value, levels[0].value), levels.at(-1).value);
-}
+export const clampTo = (levels, value) => within(value, levels[0].value, levels.at(-1).value);
 
 /** The two levels around a value, and how far (0..1) it is from the lower one. */
 export function around(levels, value) {
@@ -29,7 +28,6 @@ export function around(levels, value) {
   return { lower, upper, mix: (value - levels[lower].value) / gap };
 }
 
-/** Index of the level nearest to a value. */
 export function nearest(levels, value) {
   const { lower, upper, mix } = around(levels, value);
   return mix < 0.5 ? lower : upper;

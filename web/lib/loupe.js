@@ -8,12 +8,12 @@ const BESIDE_SCREEN = 2;
 
 export class Loupe {
   #canvas = element("canvas");
-  #zoom = element("span", { className: "tag" });
+  #zoom = element("span.tag");
   #place = { x: 0.5, y: 0.5 };
 
   constructor(screen) {
     this.screen = screen;
-    this.element = element("div", { className: "magnifier", hidden: true, ariaHidden: "true" }, this.#canvas, this.#zoom);
+    this.element = element("div.magnifier", { hidden: true, ariaHidden: "true" }, this.#canvas, this.#zoom);
     screen.frame.append(this.element);
     screen.frame.addEventListener("pointermove", (event) => {
       const { left, top, width, height } = screen.frame.getBoundingClientRect();
@@ -31,7 +31,6 @@ export class Loupe {
     this.draw();
   }
 
-  /** Draw what lies under it; nothing while it is off. */
   draw() {
     if (!this.on) return;
     const { frame, picture } = this.screen;

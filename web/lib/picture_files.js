@@ -23,7 +23,6 @@ export async function savePicture(url, name) {
   setTimeout(() => URL.revokeObjectURL(place), 10_000);
 }
 
-/** Put the picture into the input folder; its name there. */
 export async function uploadPicture(url, name) {
   const body = new FormData();
   body.append("image", await fetched(url), name);

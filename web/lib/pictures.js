@@ -31,7 +31,6 @@ export class Pictures {
     return this.#bitmaps[index];
   }
 
-  /** Index of the nearest level that is there, if any. */
   nearestLoaded(index) {
     for (let distance = 0; distance < this.urls.length; distance++) {
       for (const near of [index - distance, index + distance]) {
@@ -40,7 +39,6 @@ export class Pictures {
     }
   }
 
-  /** Fetch and decode everything, outwards from a level. */
   load(first) {
     const order = this.urls.map((_, index) => index);
     order.sort((a, b) => Math.abs(a - first) - Math.abs(b - first));

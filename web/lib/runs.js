@@ -57,7 +57,6 @@ async function lookUp(id) {
   return { prompt, workflow: extra?.extra_pnginfo?.workflow };
 }
 
-/** What a node put out in a run, undefined when the server has forgotten it. */
 export async function outputOf(id, nodeId) {
   try {
     return (await ask(`/history/${encodeURIComponent(id)}`))[id].outputs[nodeId];

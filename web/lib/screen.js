@@ -1,6 +1,6 @@
 /** The picture above the slider: fades between two levels, and compares them with another beside a divider. */
 
-import { element, icon, isPages, onDrag, take } from "./dom.js";
+import { element, icon, isPages, onDrag, take, within } from "./dom.js";
 import { say } from "./words.js";
 
 const DIVIDER_STEP = 0.05;
@@ -9,12 +9,11 @@ const CLICK_PX = 3;
 export class Screen {
   #canvas = element("canvas", { role: "img" });
   #context = this.#canvas.getContext("2d", { alpha: false });
-  #left = element("span", { className: "tag" });
-  #right = element("span", { className: "tag" });
+  #left = element("span.tag");
+  #right = element("span.tag");
   #divider = element(
-    "div",
+    "div.divider",
     {
-      className: "divider",
       role: "separator",
       tabIndex: 0,
       ariaLabel: say("Divider between the two pictures"),
@@ -22,7 +21,7 @@ export class Screen {
       ariaValueMin: "0",
       ariaValueMax: "100",
     },
-    element("span", { className: "grip" }, icon("M6 4.5 2.5 8 6 11.5M10 4.5 13.5 8 10 11.5")),
+    element("span.grip", {}, icon("M6 4.5 2.5 8 6 11.5M10 4.5 13.5 8 10 11.5")),
   );
   #split = 0.5;
 
@@ -32,10 +31,10 @@ export class Screen {
    */
   constructor({ mayStart, onScrub, onScrubbed, onChange, onToggle }) {
     this.onChange = onChange;
-    const left = element("div", { className: "side left" }, this.#left);
-    const right = element("div", { className: "side right" }, this.#right);
-    this.frame = element("div", { className: "frame" }, this.#canvas, left, right, this.#divider);
-    this.element = element("div", { className: "screen" }, this.frame);
+    const left = element("div.side.left", {}, this.#left);
+    const right = element("div.side.right", {}, this.#right);
+    this.frame = element("div.frame", {}, this.#canvas, left, right, this.#divider);
+    this.element = element("div.screen", {}, this.frame);
     this.comparing = false;
     let start = 0;
     let isDrag = false;
@@ -77,7 +76,6 @@ export class Screen {
     return this.#canvas;
   }
 
-  /** The size of the pictures; the frame takes their shape. */
   setSize(width, height) {
     this.#canvas.width = width;
     this.#canvas.height = height;
@@ -108,7 +106,7 @@ export class Screen {
   }
 
   #moveDivider(split) {
-    this.#split = Math.min(Math.max(split, 0), 1);
+    this.#split = within(split, 0, 1);
     this.#showSplit();
     this.onChange();
   }

@@ -11,19 +11,19 @@ const LABEL_GAP_EM = 0.9;
 
 export class Slider {
   #levels = [];
-  #ticks = element("div", { className: "ticks" });
-  #labels = element("div", { className: "labels" });
-  #fill = element("div", { className: "fill" });
-  #thumb = element("div", { className: "thumb" });
-  #track = element("div", { className: "track" }, this.#fill);
+  #ticks = element("div.ticks");
+  #labels = element("div.labels");
+  #fill = element("div.fill");
+  #thumb = element("div.thumb");
+  #track = element("div.track", {}, this.#fill);
   #pivotValue = null;
 
   /** @param {object} calls onInput(value, {smooth}) at every new value; onCommit() when it is over; mayStart() */
   constructor({ onInput, onCommit, mayStart }) {
     this.onInput = onInput;
     this.onCommit = onCommit;
-    const rail = element("div", { className: "rail" }, this.#track, this.#ticks, this.#thumb);
-    this.element = element("div", { className: "slider", role: "slider", tabIndex: 0 }, rail, this.#labels);
+    const rail = element("div.rail", {}, this.#track, this.#ticks, this.#thumb);
+    this.element = element("div.slider", { role: "slider", tabIndex: 0 }, rail, this.#labels);
     onDrag(this.element, () => this.#levels.length > 0 && mayStart(), {
       onStart: (event) => this.#point(event),
       onMove: (event) => this.#point(event),
@@ -50,7 +50,6 @@ export class Slider {
     this.#placeLabels();
   }
 
-  /** `value` is what is set, `text` how it is said. */
   setValue(value, text) {
     this.value = value;
     Object.assign(this.element, { ariaValueNow: plain(value, 2), ariaValueText: text });
@@ -63,7 +62,6 @@ export class Slider {
     this.#fill.style.width = left;
   }
 
-  /** From the track's left end to its right end. */
   get span() {
     return this.#levels.length ? this.#levels.at(-1).value - this.#levels[0].value : 0;
   }
@@ -80,8 +78,8 @@ export class Slider {
     return `${100 * this.#fraction(value)}%`;
   }
 
-  #mark(className, value, ...text) {
-    return element("span", { className, style: `left: ${this.#percent(value)}` }, ...text);
+  #mark(name, value, ...text) {
+    return element(`span.${name}`, { style: `left: ${this.#percent(value)}` }, ...text);
   }
 
   #point(event) {
@@ -114,21 +112,21 @@ export class Slider {
     this.onCommit();
   }
 
-  /** As many values under the ticks as fit: the ends and the pivot first. */
+  /** As many values, or f-stops, under the ticks as fit: the ends and the pivot first. */
   #placeLabels() {
     const font = parseFloat(getComputedStyle(this.#labels).fontSize);
     const width = this.#track.clientWidth / font;
-    const values = width ? this.#levels.map((level) => level.value) : [];
-    const isPivot = (value) => value === this.#pivotValue;
+    const levels = width ? this.#levels : [];
+    const isPivot = ({ value }) => value === this.#pivotValue;
     const placed = [];
-    for (const value of [...values.slice(0, 1), ...values.slice(-1), ...values.filter(isPivot), ...values]) {
-      const text = plain(value, 1);
+    for (const level of [...levels.slice(0, 1), ...levels.slice(-1), ...levels.filter(isPivot), ...levels]) {
+      const text = level.caption ?? plain(level.value, 1);
       const half = (text.length * CHARACTER_EM) / 2;
-      const middle = this.#fraction(value) * width;
+      const middle = this.#fraction(level.value) * width;
       const free = placed.every((other) => Math.abs(other.middle - middle) >= other.half + half + LABEL_GAP_EM);
-      if (free) placed.push({ value, text, half, middle });
+      if (free) placed.push({ level, text, half, middle });
     }
-    const classOf = (value) => (isPivot(value) ? "label at-pivot" : "label");
-    this.#labels.replaceChildren(...placed.map(({ value, text }) => this.#mark(classOf(value), value, text)));
+    const classOf = (level) => (isPivot(level) ? "label.at-pivot" : "label");
+    this.#labels.replaceChildren(...placed.map(({ level, text }) => this.#mark(classOf(level), level.value, text)));
   }
 }

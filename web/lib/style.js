@@ -27,7 +27,7 @@ kbd { color: var(--muted); font: inherit; }
   border-radius: 0.3em; background: var(--control); }
 .progress { right: 0.6em; left: auto; }
 .scenes { position: absolute; bottom: 0.6em; left: 50%; translate: -50%; display: flex; align-items: center;
-  border-radius: 0.4em; white-space: nowrap; background: rgb(0 0 0 / 0.62); color: #fff; font-variant-numeric: tabular-nums; }
+  border-radius: 0.4em; white-space: nowrap; background: rgb(0 0 0 / 0.62); color: #fff; }
 .scenes button { background: none; }
 .said:has(+ .scenes:not([hidden])) { bottom: 3.4em; }
 :host([data-preview]) :is(.remark, .scenes) { display: none; }
@@ -66,21 +66,21 @@ kbd { color: var(--muted); font: inherit; }
 .thumb { position: absolute; top: 50%; width: 1.15em; height: 1.15em; translate: -50% -50%;
   border: 0.2em solid var(--accent); border-radius: 50%; background: #fff; }
 .slider:focus-visible .thumb { outline: 2px solid var(--accent); outline-offset: 2px; }
-.labels { position: relative; height: 1.1em; margin-top: -0.15em; color: var(--muted); font-size: 0.8em;
-  font-variant-numeric: tabular-nums; }
+.labels { position: relative; height: 1.1em; margin-top: -0.15em; color: var(--muted); font-size: 0.8em; }
 .label { position: absolute; translate: -50%; white-space: nowrap; }
 .at-pivot { color: var(--pivot); font-weight: 600; }
 
 .row { display: flex; align-items: center; gap: 0.6em; min-height: 2.4em; padding: 0.25em 0.3em 0; }
 .readout { display: flex; flex: 1; align-items: baseline; gap: 0.4em; min-width: 0; white-space: nowrap; }
 .name { color: var(--muted); }
-.number { font-size: 1.5em; font-weight: 600; font-variant-numeric: tabular-nums; user-select: text; }
+.number { font-size: 1.5em; font-weight: 600; user-select: text; }
 .note { overflow: hidden; color: var(--muted); font-size: 0.9em; text-overflow: ellipsis; }
 .note.is-pivot { color: var(--pivot); font-weight: 600; }
 .buttons { display: flex; gap: 0.3em; }
 .buttons[inert] { opacity: 0.35; }
-:is(.buttons, .scenes) > :is(button, .open) { display: grid; place-items: center; width: 2.1em; height: 2.1em; padding: 0; }
-@container (max-width: 340px) { .buttons .in-menu { display: none; } }
+:is(.buttons, .scenes) > button { display: grid; place-items: center; width: 2.1em; height: 2.1em; padding: 0; }
+/* They are in the menu. */
+@container (max-width: 340px) { .buttons :is(.save, .open, .copy) { display: none; } }
 svg { width: 1.15em; height: 1.15em; fill: none; stroke: currentColor; stroke-width: 1.4; stroke-linecap: round;
   stroke-linejoin: round; }
 `;

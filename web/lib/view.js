@@ -2,7 +2,7 @@
 
 import { actsOf, iconButton, Menu, tools } from "./acts.js";
 import { base } from "./base_style.js";
-import { briefly, element, isPages, shadowed, take } from "./dom.js";
+import { briefly, element, isPages, shadowed, take, within } from "./dom.js";
 import { around, clampTo, levelsOf, nearest, plain, scenesOf, written } from "./levels.js";
 import { Loupe } from "./loupe.js";
 import { Other } from "./other.js";
@@ -66,33 +66,32 @@ export class SweepView {
 
   #build() {
     const hidden = true;
-    this.name = element("span", { className: "name" });
-    this.number = element("span", { className: "number" });
-    this.note = element("span", { className: "note" });
-    this.message = element("div", { className: "message" });
-    this.said = element("div", { className: "tag said", role: "status" });
-    /** Say something for a moment. */
+    this.name = element("span.name");
+    this.number = element("span.number");
+    this.note = element("span.note");
+    this.message = element("div.message");
+    this.said = element("div.tag.said", { role: "status" });
     this.tell = briefly(this.said, SAID_MS);
-    this.progress = element("div", { className: "tag progress", hidden });
+    this.progress = element("div.tag.progress", { hidden });
     this.tools = tools((id) => this.#acts.find((act) => act.id === id).act());
     this.sceneName = element("span", { role: "status" });
     this.scenes = element(
-      "div",
-      { className: "scenes", hidden },
+      "div.scenes",
+      { hidden },
       iconButton("M10 3 5 8l5 5", () => this.#turnScene(-1), { ariaLabel: say("Previous scene (Page Up)") }),
       this.sceneName,
       iconButton("M6 3l5 5-5 5", () => this.#turnScene(1), { ariaLabel: say("Next scene (Page Down)") }),
     );
-    const readout = element("div", { className: "readout" }, this.name, this.number, this.note);
-    this.remark = element("p", { className: "remark", role: "status", hidden });
+    const readout = element("div.readout", {}, this.name, this.number, this.note);
+    this.remark = element("p.remark", { role: "status", hidden });
     this.screen.element.append(this.message);
     // Two clicks on a button are no double-click.
     this.scenes.addEventListener("dblclick", (event) => event.stopPropagation());
     this.loupe = new Loupe(this.screen);
     this.screen.frame.append(this.progress, this.said, this.scenes);
-    const row = element("div", { className: "row" }, readout, this.tools.element);
-    this.panel = element("div", { className: "panel" }, this.slider.element, row);
-    const all = element("div", { className: "view" }, this.screen.element, this.remark, this.panel);
+    const row = element("div.row", {}, readout, this.tools.element);
+    this.panel = element("div.panel", {}, this.slider.element, row);
+    const all = element("div.view", {}, this.screen.element, this.remark, this.panel);
     this.menu = new Menu(all);
     this.element = shadowed("bokeh-sweep-view", [base, sheet], all);
     all.addEventListener("keydown", (event) => this.#onKey(event));
@@ -179,7 +178,7 @@ export class SweepView {
   /** Enlarge the text when the graph is far away; in steps, so that it rests while the zoom moves. */
   setZoom(scale) {
     if (document.fullscreenElement === this.element) scale = 1;
-    const enlarged = Math.round(5 * Math.min(Math.max(READABLE_SCALE / scale, 1), MAX_ENLARGED)) / 5;
+    const enlarged = Math.round(5 * within(READABLE_SCALE / scale, 1, MAX_ENLARGED)) / 5;
     if (enlarged === this.#enlarged) return;
     this.#enlarged = enlarged;
     this.element.style.setProperty("--enlarge", enlarged);
@@ -200,7 +199,6 @@ export class SweepView {
     if (this.#levels.length) this.#showValue();
   }
 
-  /** Height over width of the pictures. */
   get tallness() {
     return this.sweep.height / this.sweep.width;
   }
@@ -218,7 +216,6 @@ export class SweepView {
     return this.#nearTo(this.#value);
   }
 
-  /** The level that stands for the pivot. */
   get #reference() {
     return this.#levels.find((level) => level.reference);
   }
@@ -294,7 +291,6 @@ export class SweepView {
     this.slider.setValue(this.#value, note ? `${value}, ${note}` : value);
     const { near, tools } = this;
     tools.name(this.#acts);
-    if (!this.#preview) tools.open.href = this.originalUrl(near.file);
     tools.use.ariaPressed = near === (this.#used === null ? this.#reference : this.#nearTo(this.#used));
     tools.compare.ariaPressed = this.screen.comparing;
     tools.loupe.ariaPressed = this.loupe.on;
