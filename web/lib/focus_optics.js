@@ -1,5 +1,6 @@
 /** The optics of Bokeh Focus for its preview: the equations of optics/focus.py. */
 
+import { within } from "./dom.js";
 import { plain } from "./levels.js";
 import { say } from "./words.js";
 
@@ -9,6 +10,8 @@ const THIRDS = [
   22, 25, 29, 32,
 ];
 const BLUR_STEPS = Array.from({ length: 61 }, (_, step) => step / 2);
+// Less looks sharp.
+const LEAST_BLUR = 1;
 const FARTHEST = 1e4;
 // Largest disc that looks sharp, as a part of the diagonal.
 const SHARP_DISC = 0.03 / 43.27;
@@ -59,7 +62,7 @@ export function focusOf(values, map, width, height) {
   const gain = (lens ? strength(lens, disparity, width, height) : values.blur / span) * span;
   const sharp = values.sharp / 2;
   const reach = sharp + limit / gain;
-  const at = (value) => (metric ? distance(low + value * span) : plain(Math.min(Math.max(value, 0), 1), 2));
+  const at = (value) => (metric ? distance(low + value * span) : plain(within(value, 0, 1), 2));
   const way = metric ? reach : -reach;
   const far = at(plane - way);
   const near = far.endsWith(" m") ? at(plane + way).replace(" m", "") : at(plane + way);
@@ -82,6 +85,19 @@ function strength({ focal, fNumber, sensor }, disparity, width, height) {
   const [along, across] = width >= height ? sensor : [sensor[1], sensor[0]];
   const shown = Math.min(along, (across * width) / height);
   return (((1000 * f * f * s) / (2 * fNumber * (s - f))) * ((width * 512) / Math.min(width, height))) / shown;
+}
+
+/** Aperture -> blur, to a tenth, of the lenses in `options`, focused at 2 m. */
+export function blursOf(options) {
+  const blurs = new Map();
+  for (const name of options.filter((option) => option.includes("f/"))) {
+    const lens = lensOf({ lens: name });
+    for (const fNumber of [lens.widest, ...THIRDS.filter((stop, at) => at % 3 === 0 && stop > lens.widest)]) {
+      const blur = Number(strength({ ...lens, fNumber }, 1 / 2, 1, 1).toFixed(1));
+      if (blur >= LEAST_BLUR && blur <= BLUR_STEPS.at(-1)) blurs.set(name.replace(/f.*/, `f/${fNumber}`), blur);
+    }
+  }
+  return blurs;
 }
 
 function distance(disparity) {
