@@ -15,7 +15,7 @@ from ..optics.check import BLADES, STRONGEST
 from ..optics.depth import AS_IS, EACH, SHARED, focus_at, focus_in
 from ..optics.discs import drawn_aperture
 from ..optics.focus import Focus, in_words
-from ..optics.render import BYTES_PER_PIXEL, render_defocus
+from ..optics.render import bytes_for, render_defocus
 from ..sweep.values import Scale, Sweep, parse_values
 from .depth import INVERSE, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .device import where_it_fits
@@ -242,7 +242,7 @@ def _render(image: Tensor, focus: Focus, lens: dict) -> tuple[Tensor, Tensor, Te
     bar = ProgressBar(count * _STEPS)
     defocus, in_focus = (torch.empty(count, height, width) for _ in range(2))
     images = torch.empty(count, height, width, 3)
-    render = where_it_fits(render_defocus, BYTES_PER_PIXEL * height * width)
+    render = where_it_fits(render_defocus, bytes_for(height, width))
 
     def on_part(done: int, parts: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()

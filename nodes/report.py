@@ -10,7 +10,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 
 from ..host import as_app_result
-from ..optics.render import BYTES_PER_PIXEL, render_depth
+from ..optics.render import bytes_for, render_depth
 from ..sweep.figure import draw
 from ..sweep.measure import measure_pictures, measure_sweep
 from ..sweep.reference import rendered_scenes
@@ -94,7 +94,7 @@ class BokehReport(io.ComfyNode):
             sweep.check(len(images))
             first = 0
             if depth is not None:
-                render = where_it_fits(render_depth, BYTES_PER_PIXEL * images[0, ..., 0].numel())
+                render = where_it_fits(render_depth, bytes_for(*images.shape[1:3]))
                 reference, notes = rendered_scenes(images, sweep, depth, mask, on_part, render)
                 first = len(images)
             report = measure_sweep(

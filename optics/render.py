@@ -22,8 +22,13 @@ PARTS = 1000
 PREPARED, HALF_PREPARED = 0.1, 20
 # And, of the rest, what lies behind near things.
 BEHIND = 0.5
-# What a picture's maps take at most, and the tiles with them.
-BYTES_PER_PIXEL = 200
+# What a picture's maps take at most, and a tile beside them.
+BYTES_PER_PIXEL, TILE_BYTES = 120, 400 * 2**20
+
+
+def bytes_for(height: int, width: int) -> int:
+    """The memory that a picture of this size in px takes at most, in bytes."""
+    return BYTES_PER_PIXEL * height * width + TILE_BYTES
 
 
 def render_depth(
