@@ -1,12 +1,12 @@
 """Levels of signed radius: every pixel's disc as a mixture of the discs of the two levels next to it.
 
-Signed radii t_0 < t_1 < ... stand close together near focus, where a tenth of a pixel is seen, and in proportion to
-the radius beyond. A pixel of signed radius s between two levels a and b gives b the share
+Signed radii t_0 < t_1 < ... stand half a pixel apart near focus, and in proportion to the radius beyond. A pixel of
+signed radius s between two levels a and b gives b the share
 
     f = (v(s) - v(a)) / (v(b) - v(a))
 
 with v the mean square distance of a disc's light from its centre, so that the mixture is as wide as the disc itself.
-Discs of large levels hold no fine detail: levels of radius 8 to 16 px and more are spread on a grid of 2, 4, ... px.
+Discs of large levels hold no fine detail: levels of radius 4 to 8 px and more are spread on a grid of 2, 4, ... px.
 """
 
 from __future__ import annotations

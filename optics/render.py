@@ -23,7 +23,7 @@ PREPARED, HALF_PREPARED = 0.1, 20
 # And, of the rest, what lies behind near things.
 BEHIND = 0.5
 # What a picture's maps take at most, and a tile beside them.
-BYTES_PER_PIXEL, TILE_BYTES = 120, 400 * 2**20
+BYTES_PER_PIXEL, TILE_BYTES = 120, 500 * 2**20
 
 
 def bytes_for(height: int, width: int) -> int:
