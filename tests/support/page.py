@@ -69,14 +69,15 @@ _BUILD = """
 """
 _UNDOABLE = "window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 
-# The page as if it had just been opened: its own first workflow alone, nothing looked at, stored or undoable.
+# The page as if it had just been opened, but for its own first workflow, in whose place an empty one is alone; nothing
+# is looked at, stored or undoable.
 _ANEW = """
 async (settings) => {
   const { app } = window, { setting, workflow } = app.extensionManager;
   if (document.fullscreenElement) await document.exitFullscreen();
   document.activeElement?.blur();
   for (const [id, value] of Object.entries(settings)) if (setting.get(id) !== value) await setting.set(id, value);
-  await app.loadGraphData();
+  await app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], last_node_id: 0, last_link_id: 0 });
   for (const { path } of [...workflow.openWorkflows])
     if (path !== workflow.activeWorkflow.path) await workflow.closeWorkflow(workflow.getWorkflowByPath(path));
   app.nodeOutputs = {};
