@@ -81,6 +81,7 @@ async (settings) => {
   for (const { path } of [...workflow.openWorkflows])
     if (path !== workflow.activeWorkflow.path) await workflow.closeWorkflow(workflow.getWorkflowByPath(path));
   app.nodeOutputs = {};
+  Object.assign(app.canvas.ds, { scale: 1, offset: [0, 0] });
   for (const key of Object.keys(sessionStorage)) if (key !== "clientId") sessionStorage.removeItem(key);
 }
 """
