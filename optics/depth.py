@@ -49,7 +49,7 @@ def disparity_of(
             each map; or 0 and 1 themselves. A few wrong pixels far beyond all others do not count, so that they do
             not squeeze the rest.
         on_map: called twice for each map.
-        pictures: [1 or count, H, W, 3 or more]; with them the maps are repaired (see `repair`), and ones that are much
+        pictures: [count, H, W, 3 or more]; with them the maps are repaired (see `repair`), and ones that are much
             smaller take their edges from them.
         on_band: called several times a second while that lasts.
 
