@@ -24,6 +24,9 @@ BLURS = "bokeh_blurs"
 # Masks of a picture, whose last two sides are height and width; an attention mask is none.
 _MASKS = ("mask", "concat_mask", "denoise_mask")
 
+# What nodes put beside a prompt: never one for each blur that there is a prompt for, even where there are as many.
+_BESIDE = ("mask", "reference_latents", "concat_", "clip_vision_")
+
 
 def lay_out(conds: Mapping[str, list[dict]], rows: Rows) -> dict[str, list[dict]]:
     """The guider's conditionings with one entry a row in everything that has one entry a picture.
@@ -59,7 +62,7 @@ def _entry(entry: dict[str, Any], rows: Rows, controls: dict[int, ControlBase]) 
         elif isinstance(value, dict) and name == "model_conds":
             laid[name] = {key: _value(cond, key, rows, blurs) for key, cond in value.items()}
         else:
-            laid[name] = _value(value, name, rows, blurs)
+            laid[name] = _value(value, name, rows, None if name.startswith(_BESIDE) else blurs)
     return laid
 
 

@@ -157,6 +157,24 @@ def test_prompts_written_for_blurs_are_found_by_value(golden, adapter):
         sample(model, unknown, latent | {"samples": latent["samples"][:2]}, SIGMAS, noise=golden.expected["noise"])
 
 
+@pytest.mark.parametrize(("kind", "channels"), [("photo", 16), ("reference", 0), ("mask", 0)])
+def test_photos_of_as_many_scenes_as_prompts_are_the_scenes(golden, sizes, adapter, kind, channels):
+    """Three scenes at three blurs: what is one for each of three may be either."""
+    base, blurs = build_flux(sizes, concat_channels=channels), (2.0, 15.0, 27.0)
+    model = install(base, adapter, Plan(blurs, PIVOT, True))
+    ((tokens, extra),) = prompts(golden, 3)
+    pooled = extra["pooled_output"]
+
+    def sampled(which: slice):
+        ((_, extra), *others) = with_contents(kind, golden, which)
+        contents = [[tokens, {**extra, "pooled_output": pooled, BLURS: blurs}], *others]
+        latent = {"samples": golden.latent()["samples"].repeat(3 * len(range(PICTURES)[which]), 1, 1, 1)}
+        return sample(model, contents, latent, SIGMAS, noise=golden.expected["noise"])
+
+    together = sampled(slice(None))
+    assert relative_error(together, torch.cat([sampled(slice(i, i + 1)) for i in range(PICTURES)])) <= 1e-5
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_other_counts_are_spread_over_the_pictures_as_without_pivots(golden, sizes, adapter, count):
     """Two or four photos in a batch of three: the host decides who sees which, pivots or not."""
