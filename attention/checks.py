@@ -74,7 +74,8 @@ def rows_may_leave(sampler: Any, model_options: dict[str, Any], patcher: ModelPa
     """Whether model calls may lack rows that earlier ones had.
 
     Not where anything but the host's own code lies between the steps of the sampler and the blocks: caches and their
-    like remember rows from one call to the next. Nor where the sampler looks at all rows to choose its steps.
+    like remember rows from one call to the next. Nor where the sampler looks at all rows to choose its steps, or a
+    function at the guidance may (the host's Mahiro weighs it by the mean over the batch).
     """
     options = model_options.get("transformer_options", {})
     function = getattr(sampler, "sampler_function", sampler)
@@ -84,7 +85,7 @@ def rows_may_leave(sampler: Any, model_options: dict[str, Any], patcher: ModelPa
     keys = {key for kind in kinds for key, found in options.get("wrappers", {}).get(kind, {}).items() if found}
     if any(not str(key).startswith(("bokeh", "torch.compile")) for key in keys) or options.get("patches_replace"):
         return False
-    if model_options.get("model_function_wrapper") or "sampler_calc_cond_batch_function" in model_options:
+    if model_options.get("model_function_wrapper") or any(name.startswith("sampler_") for name in model_options):
         return False
     network = patcher.model.diffusion_model
     if any(name.startswith("forward") for name in vars(network)):

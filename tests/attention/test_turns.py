@@ -116,6 +116,18 @@ def test_a_sweep_that_does_not_fit_is_split_by_the_hosts_estimate(golden, adapte
     assert max(calls) == 3
 
 
+def test_a_pivot_stays_where_a_node_looks_at_all_rows_at_once(golden, adapter, calls):
+    """Mahiro weighs the guidance by the mean over the batch."""
+
+    def sampled(watched: bool):
+        model = run_node("Mahiro", model=install(golden.model, adapter, Plan((25.0, 4.0), Pivot(14.0, 0.5), True)))[0]
+        if watched:
+            model.add_wrapper_with_key("diffusion_model", "test", lambda executor, *args, **kw: executor(*args, **kw))
+        return ksample(model, golden.positive(), batch(golden, 2), negative=golden.negative(), cfg=3.0)
+
+    assert relative_error(sampled(False), sampled(True)) <= 1e-5
+
+
 @pytest.mark.parametrize("kind", ["generated", "given"])
 @pytest.mark.parametrize(("sampler", "cfg"), [("euler", 1.0), ("dpmpp_2m", 3.0), ("euler_ancestral", 1.0)])
 def test_a_pivot_that_nobody_looks_at_any_more_leaves_the_calls(golden, adapter, calls, kind, sampler, cfg):
