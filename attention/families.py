@@ -57,6 +57,7 @@ class Family(NamedTuple):
         places: the network's self-attentions, in the order in which they run.
         blocks: the modules that training may compute a second time instead of keeping what they computed.
         guided: whether the models take a guidance scale as an input.
+        masked: whether they take a mask of the prompt's tokens with a row for each picture.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Family(NamedTuple):
     places: Callable[[nn.Module], Iterator[Place]]
     blocks: Callable[[nn.Module], Iterator[str]]
     guided: bool = False
+    masked: bool = True
 
 
 def _flux(network) -> Iterator[Place]:
@@ -153,7 +155,8 @@ FAMILIES = (
     Family("unet", "Stable Diffusion 1.5, SDXL", _is(UNetModel), _unet, _unet_blocks),
     Family("sd3", "Stable Diffusion 3.5", _is(MMDiT), _sd3, _members("joint_blocks")),
     Family("qwen-image", "Qwen-Image", _is(QwenImageTransformer2DModel), _qwen, _members("transformer_blocks")),
-    Family("lumina", "Z-Image, Lumina 2", _is(NextDiT), _lumina, _members("layers")),
+    # The refiner of their prompts ends with an error at one (0.3.75), or never sees it (0.33).
+    Family("lumina", "Z-Image, Lumina 2", _is(NextDiT), _lumina, _members("layers"), masked=False),
     *(Family("krea2", "Krea 2", _is(kind), _krea2, _members("blocks")) for kind in krea2()),
 )
 
@@ -161,6 +164,12 @@ FAMILIES = (
 def find(network: nn.Module | None) -> Family | None:
     """The family of a network of the host; None where no table knows it."""
     return next((family for family in FAMILIES if family.holds(network)), None)
+
+
+def takes_masks(network: nn.Module) -> bool:
+    """Whether a network takes a mask of the prompt's tokens with a row for each picture."""
+    family = find(network)
+    return family is None or family.masked
 
 
 def titles() -> str:

@@ -31,6 +31,7 @@ from .conditions import GUIDANCE, at_conditions
 from .contents import lay_out, lay_out_mask
 from .dials import check_dial
 from .equations import NO_ANNOTATION, Grounding, Seeing, annotation
+from .families import takes_masks
 from .module import AdapterModule
 from .noise import SharedNoise
 from .reach import Picture, check_reached
@@ -245,6 +246,8 @@ class Hooks:
         negative = tuple(by_list[role] if by_list else role == 1 for role in roles)
         # A node that cuts the picture into tiles stacks them tile by tile, each with all its parts.
         negative = negative * tiles_in(x.shape[0], len(roles), len(run.rows))
+        if not takes_masks(executor.class_obj.diffusion_model):
+            kwargs.pop("attention_mask", None)
         sigma = t[0].item()
         grounded = sigma > run.last_grounded_sigma
         if self.plan.conditions is not None:

@@ -22,6 +22,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ..attention.contents import lay_out
+from ..attention.families import takes_masks
 from ..attention.noise import SharedNoise
 from ..attention.run import RUN as BLUR_RUN
 from .mixing import Stages, in_focus
@@ -201,6 +202,8 @@ def _sampler_sample(executor, guider, sigmas, extra_args, callback, noise, laten
         (encoded,) = comfy.samplers.encode_model_conds(
             model.extra_conds, [entry], noise, device, staged.branch, **given
         )
+        if not takes_masks(model.diffusion_model):
+            encoded["model_conds"].pop("attention_mask", None)
         return encoded["model_conds"]
 
     run.encode = encode

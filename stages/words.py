@@ -76,9 +76,9 @@ def encode_words(
         ValueError: without a text encoder, and for one that gives the texts different token counts.
     """
     if not blend:
-        return encode_rows(clip, texts(prompt, wordings, blurs), on_encoded)
+        return encode_rows(clip, texts(prompt, wordings, blurs), on_encoded, emphasis=True)
     # Two at least stand next to any blur, so all are encoded.
-    rows = encode_rows(clip, [_with(prompt, wording) for wording in wordings], on_encoded)
+    rows = encode_rows(clip, [_with(prompt, wording) for wording in wordings], on_encoded, emphasis=True)
     return [_blend(entry, [place(blur, len(wordings)) for blur in blurs]) for entry in rows]
 
 

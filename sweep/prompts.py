@@ -62,15 +62,17 @@ def _short(text: str) -> str:
     return text if len(text) <= 40 else text[:40] + "..."
 
 
-def encode_rows(clip, texts: Sequence[str], on_encoded: Callable[[int, int], None] | None = None) -> Conditioning:
+def encode_rows(
+    clip, texts: Sequence[str], on_encoded: Callable[[int, int], None] | None = None, emphasis: bool = False
+) -> Conditioning:
     """One conditioning whose row i is ``texts[i]``, encoded by the host's text encoder, each different text once.
 
-    Round brackets are read as they stand, not as emphasis. All rows get the token count of the longest: T5 as the
-    host's tokenizer pads (zeros up to a minimum length, 256 for FLUX, raised to the longest text beyond that), CLIP
-    by whole sections of an empty text, as the host does for SDXL.
+    All rows get the token count of the longest: T5 as the host's tokenizer pads (zeros up to a minimum length, 256 for
+    FLUX, raised to the longest text beyond that), CLIP by whole sections of an empty text, as the host does for SDXL.
 
     Args:
         clip: a CLIP of the host.
+        emphasis: whether round brackets emphasise, as in the host's own node, or are read as they stand.
         on_encoded: called with the number of texts done and of all.
 
     Raises:
@@ -80,7 +82,7 @@ def encode_rows(clip, texts: Sequence[str], on_encoded: Callable[[int, int], Non
         raise ValueError("There is no text encoder: this checkpoint holds none. Load one with DualCLIPLoader.")
     different = list(dict.fromkeys(texts))
     encoded = {}
-    for done, (text, tokens) in enumerate(zip(different, _tokenize(clip, different), strict=True), 1):
+    for done, (text, tokens) in enumerate(zip(different, _tokenize(clip, different, emphasis), strict=True), 1):
         encoded[text] = clip.encode_from_tokens_scheduled(tokens)
         if on_encoded is not None:
             on_encoded(done, len(different))
@@ -93,10 +95,11 @@ def encode_rows(clip, texts: Sequence[str], on_encoded: Callable[[int, int], Non
     return [_join(entries) for entries in zip(*(encoded[text] for text in texts), strict=True)]
 
 
-def _tokenize(clip, texts: Sequence[str]) -> list[dict[str, list]]:
+def _tokenize(clip, texts: Sequence[str], emphasis: bool) -> list[dict[str, list]]:
     """Tokens of every text, of the same shape for each encoder in ``clip``."""
-    # The host reads (...) as emphasis and drops the brackets; prompts of the release have some.
-    texts = [re.sub(r"(?<!\\)([()])", r"\\\1", text) for text in texts]
+    if not emphasis:
+        # The host reads (...) as emphasis and drops the brackets; prompts of the release have some.
+        texts = [re.sub(r"(?<!\\)([()])", r"\\\1", text) for text in texts]
     tokens = [clip.tokenize(text) for text in texts]
     longest = {}
     for name in tokens[0]:
@@ -115,6 +118,12 @@ def _tokenize(clip, texts: Sequence[str]) -> list[dict[str, list]]:
 
 def _join(entries: Sequence[list]) -> list:
     """Conditionings of one row each -> one with a row for each; what is no tensor is the same in all."""
+    if any("attention_mask" in extra for _, extra in entries):
+        # Some encoders hand a mask on only where there is padding, which the longest text has none of.
+        entries = [
+            [tokens, {"attention_mask": tokens.new_ones(tokens.shape[:2], dtype=torch.long), **extra}]
+            for tokens, extra in entries
+        ]
     joined = dict(entries[0][1])
     for name, value in joined.items():
         if isinstance(value, torch.Tensor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 import pytest
 import torch
+from families import build_case
 from flux import relative_error, run_node
 from staged import ALPHA, LAYOUT, STEPS, Scene, flux_scene, statement, unet_scene
 
@@ -51,6 +52,22 @@ def test_layout_zero_is_the_focus_stage_from_the_first_step(scene):
         model, staged = scene.staged(alpha, 0.0)
         ours = scene.sample(model, staged, cfg=7.0)
         assert relative_error(ours, scene.sample(scene.model, focus, cfg=7.0)) <= 1e-6
+
+
+def test_prompts_of_two_lengths_with_masks_stage_z_image_whose_network_takes_none():
+    case, generator = build_case("z-image"), torch.Generator().manual_seed(1)
+    scene, subject = (torch.randn(1, length, case.kind.width, generator=generator) for length in (7, 9))
+    model, positive = run_node(
+        "BokehStage",
+        model=case.model,
+        global_prompt=[[scene, {"attention_mask": torch.ones(1, 7, dtype=torch.long)}]],
+        local_prompt=[[subject, {"attention_mask": torch.ones(1, 9, dtype=torch.long)}]],
+        alpha=0.5,
+        layout=0.0,
+    )
+    mixed = (torch.nn.functional.pad(scene, (0, 0, 0, 2)) + subject) / 2
+    expected = case.run(case.model, 1, positive=[[mixed, {}]])
+    assert relative_error(case.run(model, 1, positive=positive), expected) <= 1e-5
 
 
 def test_the_model_and_the_prompts_that_came_in_stay_as_they_were(scene):

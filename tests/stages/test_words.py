@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import build_case
 from flux import relative_error, run_node
-from text_encoders import flux_clip, mochi_clip
+from text_encoders import flux_clip, mochi_clip, qwen_image_clip, z_image_clip
 
 from bokeh.attention.contents import BLURS
 from bokeh.attention.install import install
@@ -73,6 +73,31 @@ def test_masks_of_the_encoder_come_along():
     for blend in (False, True):
         ((tokens, extra),) = words(clip, Sweep((0.0, 30.0), 15.0), blend=blend)[0]
         assert extra["attention_mask"].shape[0] == len(tokens) == 3
+
+
+@pytest.mark.parametrize("blend", [False, True])
+@pytest.mark.parametrize("family", ["qwen-image", "z-image"])
+def test_prompts_of_encoders_that_pad_nothing_go_into_one_batch(family, blend):
+    """The longest has no padding, so Qwen-Image's encoder hands a mask on for the others alone. Z-Image's network takes
+    none of several rows."""
+    case, clip = build_case(family), {"qwen-image": qwen_image_clip, "z-image": z_image_clip}[family]()
+    conditioning, _ = words(clip, Sweep((0.0, 30.0), 15.0), DEFAULT_WORDINGS, blend)
+    ((tokens, extra),) = conditioning
+    lengths = extra["attention_mask"].sum(1)
+    assert lengths[0] < lengths[1] == tokens.shape[1]
+    model = install(case.model, None, Plan((0.0, 30.0), Pivot(15.0, 0.0), True))
+    rows = case.run(model, 2, 4.0, positive=conditioning)
+    for row in range(2):
+        mask = {"attention_mask": extra["attention_mask"][row : row + 1]} if family == "qwen-image" else {}
+        alone = case.run(case.model, 1, 4.0, positive=[[tokens[row : row + 1], mask]])
+        assert relative_error(rows[row : row + 1], alone) <= 1e-5
+
+
+def test_emphasis_in_the_scene_and_in_the_wordings_is_the_hosts(clip):
+    ((tokens, _),) = words(clip, Sweep((0.0, 30.0), 30.0), "(sharp:1.4)\n(blurred:0.6)", prompt="a (red cup:1.3)")[0]
+    for row, wording in enumerate(("(sharp:1.4)", "(blurred:0.6)")):
+        expected = run_node("CLIPTextEncode", clip=clip, text=f"a (red cup:1.3), {wording}")[0][0]
+        assert torch.equal(tokens[row], expected[0][0])
 
 
 @pytest.mark.parametrize("scenes", [1, 2])

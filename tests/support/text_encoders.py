@@ -5,6 +5,8 @@ from __future__ import annotations
 import comfy.sd
 import comfy.text_encoders.flux
 import comfy.text_encoders.genmo
+import comfy.text_encoders.qwen_image
+import comfy.text_encoders.z_image
 import torch
 from comfy.supported_models_base import ClipTarget
 
@@ -21,8 +23,29 @@ def mochi_clip(width: int = 24, seed: int = 0) -> comfy.sd.CLIP:
     return _build(target, width, 12, seed)
 
 
+def qwen_image_clip(width: int = 24) -> comfy.sd.CLIP:
+    """Qwen-Image's, which pads nothing, and hands a mask on for a prompt that has padding."""
+    encoder = comfy.text_encoders.qwen_image
+    return _build(ClipTarget(encoder.QwenImageTokenizer, encoder.te()), width, 12, 0)
+
+
+def z_image_clip(width: int = 24) -> comfy.sd.CLIP:
+    """Z-Image's, which pads nothing, and hands a mask on for every prompt."""
+    encoder = comfy.text_encoders.z_image
+    return _build(ClipTarget(encoder.ZImageTokenizer, encoder.te()), width, 12, 0)
+
+
 def _build(target: ClipTarget, width: int, pooled: int, seed: int) -> comfy.sd.CLIP:
+    qwen = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     sizes = {
+        "qwen25_7b_model_config": qwen,
+        "qwen3_4b_model_config": qwen,
         "clip_l_model_config": {
             "hidden_size": pooled,
             "intermediate_size": 2 * pooled,
@@ -40,6 +63,8 @@ def _build(target: ClipTarget, width: int, pooled: int, seed: int) -> comfy.sd.C
     }
     clip = comfy.sd.CLIP(target, model_options={**sizes, "dtype": torch.float32})
     generator = torch.Generator().manual_seed(seed)
-    for weight in clip.cond_stage_model.state_dict().values():
-        weight.copy_(torch.randn(weight.shape, generator=generator))
+    for name, weight in clip.cond_stage_model.state_dict().items():
+        # What looks at pictures is of its full size, and nothing here asks it.
+        if ".visual." not in name:
+            weight.copy_(torch.randn(weight.shape, generator=generator))
     return clip
