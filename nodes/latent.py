@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from comfy.utils import repeat_to_batch_size
+
 
 def repeat_scenes(latent: dict, count: int) -> dict:
     """Every picture of a latent ``count`` times, one scene after the other.
@@ -13,8 +15,12 @@ def repeat_scenes(latent: dict, count: int) -> dict:
     repeated = {**latent, "batch_index": [number for number in numbers for _ in range(count)]}
     repeated["samples"] = samples.repeat_interleave(count, dim=0)
     mask = latent.get("noise_mask")
-    if mask is not None and mask.shape[0] == scenes > 1 and mask.ndim > 2:
-        repeated["noise_mask"] = mask.repeat_interleave(count, dim=0)
+    if mask is not None and mask.ndim > 2:
+        if samples.ndim == 4 and mask.shape[0] not in (1, count, scenes * count):
+            # As the host brings masks to a batch, which would be that of all rows.
+            mask = repeated["noise_mask"] = repeat_to_batch_size(mask, scenes)
+        if mask.shape[0] == scenes > 1:
+            repeated["noise_mask"] = mask.repeat_interleave(count, dim=0)
     return repeated
 
 

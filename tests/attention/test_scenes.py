@@ -81,6 +81,20 @@ def test_a_noise_mask_a_scene_stays_with_its_scene(golden, adapter):
         torch.testing.assert_close(picture[kept], photo[kept], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("scenes", "masks"), [(1, 2), (3, 2)])
+def test_noise_masks_of_another_number_go_to_scenes_as_the_host_gives_them_to_pictures(golden, adapter, scenes, masks):
+    photos = torch.randn(scenes, *golden.latent()["samples"].shape[1:], generator=torch.Generator().manual_seed(2))
+    halves = torch.zeros(masks, 64, 64)
+    halves[0, :, :32] = halves[1, :32] = 1
+    model, latent, sweep = swept(golden, adapter, BLURS, Pivot(15.0), {"samples": photos, "noise_mask": halves})
+    rows = model.model.process_latent_in(ksample(model, golden.positive(), latent))
+    for row, picture in enumerate(rows):
+        number = row // sweep.levels
+        photo = model.model.process_latent_in(photos[number])
+        kept = (slice(None), slice(4, None)) if number % masks else (slice(None), slice(None), slice(4, None))
+        torch.testing.assert_close(picture[kept], photo[kept], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("upscale", [False, True])
 def test_a_second_pass_over_a_finished_sweep_holds_the_scene(golden, adapter, upscale):
     """Denoise below 1 on what the first pass made: every row as with its pivot alone, all from the same noise."""
