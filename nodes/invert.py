@@ -106,10 +106,12 @@ class BokehInvert(io.ComfyNode):
 
 
 def latent_psnr(latents: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of ``latents`` [n, C, h, w] to ``reference``, [n].
+    """Peak signal-to-noise ratio in dB of ``latents`` [n, C, ..., h, w] to ``reference``, [n].
 
     10 log10(r^2 / mean squared difference), r being the range of the reference's values: latents have no peak.
     """
+    # A picture is one frame to models that count frames.
+    reference = reference.reshape(latents.shape)
     span = reference.flatten(1).amax(1) - reference.flatten(1).amin(1)
     return 10 * (span.square() / (latents - reference).square().flatten(1).mean(1)).log10()
 

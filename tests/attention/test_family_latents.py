@@ -100,6 +100,15 @@ def test_any_picture_comes_back_where_the_iteration_settles_and_the_report_says_
     assert ("no noise was found that leads on to the picture" not in said) == settles
 
 
+def test_a_picture_without_frames_is_measured_against_itself():
+    made = build_case("qwen-image")
+    picture = torch.randn(2, *made.kind.shape, generator=torch.Generator().manual_seed(3))
+    (guider,) = run_node("BasicGuider", model=made.model, conditioning=made.positive)
+    inputs = {"guider": guider, "sigmas": made.kind.sigmas, "iterations": 1}
+    told = [run_node("BokehInvert", **inputs, latent={"samples": given})[3] for given in (picture, picture[:, :, 0])]
+    assert told[0] == told[1]
+
+
 def test_trajectories_are_linear_between_their_levels_whatever_the_axes():
     for shape in ((4, 6, 6), (16, 1, 6, 6)):
         states = torch.randn(3, 2, *shape)
