@@ -9,14 +9,15 @@ import torch
 from comfy.controlnet import ControlBase
 from torch import Tensor
 
-from .contents import BLURS
 from .rows import Rows
 
-# In transformer_options: set where a LoRA's strength follows the blur.
+# In transformer_options: of every LoRA whose strength follows the blur, its strengths at blur 0 and at blur 30.
 LORA = "bokeh_lora"
 
 
-def check_dial(conds: Mapping[str, list[dict[str, Any]]], latent: Tensor, rows: Rows, options: dict[str, Any]) -> None:
+def check_dial(
+    conds: Mapping[str, list[dict[str, Any]]], latent: Tensor, rows: Rows, options: dict[str, Any], worded: bool
+) -> None:
     """Check, for a run without an adapter, that something else changes with the blur.
 
     Known only here, before sampling: prompts meet the model in the guider.
@@ -25,13 +26,14 @@ def check_dial(conds: Mapping[str, list[dict[str, Any]]], latent: Tensor, rows: 
         conds: the guider's conditionings as the table of rows has laid them out.
         latent: the latents of the user's rows.
         options: transformer_options of the model.
+        worded: whether a conditioning came with prompts for blurs, of which a single blur takes one.
 
     Raises:
         ValueError: when neither a LoRA nor prompts nor anything else differs between the levels of a scene.
     """
-    if LORA in options or any(_differs(entry, rows) for entries in conds.values() for entry in entries):
+    if any(sharp != blurred for sharp, blurred in options.get(LORA, ())) or (worded and rows.levels == 1):
         return
-    if _levels_differ(latent, rows):
+    if any(_differs(entry, rows) for entries in conds.values() for entry in entries) or _levels_differ(latent, rows):
         return
     raise ValueError(
         "Nothing changes with the blur in this run: there is no adapter, no LoRA whose strength follows the blur, and "
@@ -43,7 +45,7 @@ def check_dial(conds: Mapping[str, list[dict[str, Any]]], latent: Tensor, rows: 
 def _differs(entry: dict[str, Any], rows: Rows) -> bool:
     # Prompts that take over on the way (Bokeh Stage) do not stand in the entry itself yet.
     staged = [getattr(cond, "stages", None) for cond in entry.get("model_conds", {}).values()]
-    if BLURS in entry or any(stages.differs for stages in staged if stages is not None):
+    if any(stages.differs for stages in staged if stages is not None):
         return True
     for value in entry.values():
         if isinstance(value, Tensor) and len(value.shape) > 1 and _levels_differ(value, rows):

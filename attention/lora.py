@@ -286,8 +286,8 @@ def install_lora(model: ModelPatcher, pieces: list[Piece], sharp: float, blurred
         return model
     clone = model.clone()
     options = clone.model_options["transformer_options"]
-    options[LORA] = options.get(LORA, 0) + 1
-    key = f"{LORA}_{options[LORA]}"
+    options[LORA] = (*options.get(LORA, ()), (sharp, blurred))
+    key = f"{LORA}_{len(options[LORA])}"
 
     def at(row: Row) -> float:
         return sharp + (blurred - sharp) * row.blur / BLUR_MAX

@@ -28,7 +28,7 @@ from torch import Tensor
 from .attend import CALL, Call, Running, attend
 from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots, rows_may_leave
 from .conditions import GUIDANCE, at_conditions
-from .contents import lay_out, lay_out_mask
+from .contents import BLURS, lay_out, lay_out_mask
 from .dials import check_dial
 from .equations import NO_ANNOTATION, Grounding, Seeing, annotation
 from .families import takes_masks
@@ -144,9 +144,10 @@ class Hooks:
                 "Bokeh: this sampler goes on with what another began, which kept no row of the pivot, so the picture "
                 "nearest in blur stands in for it. List the pivot's blur among the sweep's to hold the scene exactly."
             )
+        worded = any(BLURS in entry for entries in guider.conds.values() for entry in entries)
         guider.conds = lay_out(guider.conds, rows)
         if self.module is None and self.plan.conditions is None:
-            check_dial(guider.conds, latent_image, rows, guider.model_options["transformer_options"])
+            check_dial(guider.conds, latent_image, rows, guider.model_options["transformer_options"], worded)
         if denoise_mask is not None:
             denoise_mask = lay_out_mask(denoise_mask, rows, noise.ndim - 2)
         if len(rows) > rows.targets:

@@ -118,3 +118,16 @@ def test_a_slider_takes_the_prompt_of_its_blur(case):
     model = run_node("BokehBlur", model=case.model, blur=3.0, strength=1.0, pivot=Pivot(15.0, 0.5))[0]
     rows = case.run(model, 1, positive=written)
     assert relative_error(rows, two_rows(case, None, 3.0, 15.0, 1.0, positive=[[tokens, extras]])) <= 1e-5
+
+
+def test_a_single_blur_takes_its_prompt_without_a_pivot(case):
+    tokens, extras = prompt_a_row(case, 2)[0]
+    written = [[tokens, {**extras, BLURS: (3.0, 15.0)}]]
+    one = [[tokens[:1], {name: value[:1] for name, value in extras.items()}]]
+    alone = case.run(case.model, 2, positive=one)
+    slider = run_node("BokehBlur", model=case.model, blur=3.0, strength=1.0)[0]
+    assert relative_error(case.run(slider, 2, positive=written), alone) <= 1e-5
+    latent = {"samples": torch.zeros(1, *case.kind.shape)}
+    swept = run_node("BokehSweep", model=case.model, latent=latent, blurs="3", strength=1.0)[0]
+    listed = [[one[0][0], {**one[0][1], BLURS: (3.0,)}]]
+    assert relative_error(case.run(swept, 1, positive=listed), alone[:1]) <= 1e-5

@@ -201,6 +201,13 @@ def test_without_a_blur_to_follow_the_run_is_refused():
         case.run(with_lora(case.model, of_every_layer(case.model, "kohya")), 1)
 
 
+def test_one_strength_at_both_ends_is_no_dial():
+    case = build_case("sd15")
+    model = with_lora(case.model, of_every_layer(case.model, "kohya"), 0.5, 0.5)
+    with pytest.raises(ValueError, match="Nothing changes with the blur"):
+        case.run(install(model, None, PLAN), 3)
+
+
 def test_what_is_no_product_of_two_matrices_is_refused_by_name():
     model, name = build_case("sd15").model, "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q"
     up, down = low_rank(64, 64)
