@@ -65,8 +65,15 @@ def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -
     for key, alpha in converted.items():
         if key.endswith(".alpha") and alpha.numel() != 1:
             raise ValueError(f"The LoRA {name} holds {list(alpha.shape)} numbers in {key}, expected one. Get it again.")
+    # The host's names are those of all models of a kind, and it passes over what this one lacks.
+    there = model.model.state_dict().keys()
+    targets = {
+        key: target
+        for key, target in comfy.lora.model_lora_keys_unet(model.model, {}).items()
+        if (target if isinstance(target, str) else target[0]) in there
+    }
     try:
-        patches = comfy.lora.load_lora(converted, comfy.lora.model_lora_keys_unet(model.model, {}))
+        patches = comfy.lora.load_lora(converted, targets)
     except KeyError as missing:
         raise ValueError(
             f"The LoRA {name} has one of two matrices only: it holds no {missing.args[0]}. Get it again."
@@ -105,7 +112,8 @@ def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) ->
     except AttributeError:
         layer = None
     is_convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1
-    if leaf != "weight" or not (is_convolution or isinstance(layer, nn.Linear)):
+    # The host's linear layers for quantised weights are no ``nn.Linear``, but have its attributes.
+    if leaf != "weight" or not (is_convolution or hasattr(layer, "in_features")):
         raise ValueError(
             f"The LoRA {name} changes {key}, which is no weight of a linear layer or convolution. {_WHAT_FITS}"
         )
@@ -153,12 +161,14 @@ class LoraModule(nn.Module):
         rows: of the batch in the model, those from the first to the last that have a strength: number of the first,
             how many they are, and how many the batch has; None while LoRAs are off.
         strengths: theirs; None where all are 1.
+        has_references: whether the pictures have references, which some hosts give timesteps of their own.
     """
 
     def __init__(self, pieces: list[Piece], network: nn.Module, dtype: torch.dtype):
         super().__init__()
         self.rows: tuple[int, int, int] | None = None
         self.strengths: Tensor | None = None
+        self.has_references = False
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for piece in pieces:
             layer = network.get_submodule(piece.module)
@@ -169,6 +179,10 @@ class LoraModule(nn.Module):
         """The pieces of a layer (number and columns of each) on its input ``x`` [B, ...], added to what the layer gave:
         over it, but with gradients and where one row has served all of the batch."""
         strengths, (first, count, rows) = self.strengths, self.rows
+        if self.has_references and x.ndim == 2 and x.shape[0] == 2 * rows:
+            # The timesteps of all pictures, then those of their references.
+            halves = zip(x.split(rows), out.split(rows), strict=True)
+            return torch.cat([self.add(pieces, *half) for half in halves])
         if x.shape[0] % rows:
             x, out = x.expand(rows, *x.shape[1:]), out.expand(rows, *out.shape[1:]).clone()
         tiles = x.shape[0] // rows
@@ -267,6 +281,7 @@ class _Strengths(NamedTuple):
                 own = strengths[acting[0] : acting[-1] + 1]
                 module.rows = acting[0], len(own), len(strengths)
                 module.strengths = None if set(own) == {1.0} else torch.tensor(own, device=x.device)
+                module.has_references = bool(kwargs.get("ref_latents"))
             try:
                 return forward(x, *args, **kwargs)
             finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 
+import comfy.ops
 import comfy.sd
 import folder_paths
 import nodes
@@ -104,6 +106,19 @@ def test_every_row_is_that_row_with_the_hosts_loader_at_its_strength(made, cfg):
     assert relative_error(rows[:1], rows[2:]) > 1e-3
 
 
+def test_rows_keep_their_strengths_where_references_have_timesteps_of_their_own():
+    """Newer hosts (0.33): the network of Qwen-Image then gets every timestep twice."""
+    case = build_case("qwen-image")
+    tensors, ((tokens, extra),) = of_every_layer(case.model, "generic"), case.positive
+    photo = torch.randn(1, *case.kind.shape, generator=torch.Generator().manual_seed(3))
+    method = {"reference_latents": [photo], "reference_latents_method": "index_timestep_zero"}
+    positive = [[tokens, extra | method]]
+    rows = case.run(install(with_lora(case.model, tensors), None, PLAN), 3, positive=positive)
+    for row, blur in zip(rows, BLURS, strict=True):
+        alone = case.run(by_the_host(case.model, tensors, strength(blur)), 1, positive=positive)
+        assert relative_error(row[None], alone) <= 1e-4
+
+
 def test_rows_of_strength_zero_are_the_models_own(made):
     case, tensors = made
     plain = case.run(case.model, 3, 4.0)
@@ -154,16 +169,34 @@ def test_bf16_weights_take_a_lora():
     assert relative_error(rows[2:], alone) <= 1e-2
 
 
-def test_fp8_weights_take_a_lora_that_is_not_rounded_with_them():
+def mixed_precision(layer: torch.nn.Linear) -> torch.nn.Module:
+    """A linear layer as the host loads one from a file whose weights are in fp8, each with its scale."""
+    form = {"format": "float8_e4m3fn"}
+    ops = comfy.ops.mixed_precision_ops({"": form}, torch.float32, full_precision_mm=True)
+    made = ops.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    state = layer.state_dict() | {
+        "weight": layer.weight.to(torch.float8_e4m3fn),
+        "weight_scale": torch.ones(()),
+        "comfy_quant": torch.tensor(list(json.dumps(form).encode()), dtype=torch.uint8),
+    }
+    made.load_state_dict(state, strict=False)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["plain", "mixed precision"])
+def test_fp8_weights_take_a_lora_that_is_not_rounded_with_them(kind):
     case, rounded = build_case("flux"), build_case("flux")
     tensors = of_every_layer(case.model, "generic")
-    networks = (made.model.model.diffusion_model.modules() for made in (case, rounded))
-    for layer, twin in zip(*networks, strict=True):
+    network, twins = (made.model.model.diffusion_model for made in (case, rounded))
+    for name, layer in list(network.named_modules()):
         if isinstance(layer, torch.nn.Linear):
             stored = layer.weight.to(torch.float8_e4m3fn)
-            layer.weight = torch.nn.Parameter(stored, requires_grad=False)
-            layer.comfy_cast_weights = True
-            twin.weight = torch.nn.Parameter(stored.float(), requires_grad=False)
+            twins.get_submodule(name).weight = torch.nn.Parameter(stored.float(), requires_grad=False)
+            if kind == "plain":
+                layer.weight = torch.nn.Parameter(stored, requires_grad=False)
+                layer.comfy_cast_weights = True
+            else:
+                network.set_submodule(name, mixed_precision(layer))
     rows = case.run(install(with_lora(case.model, tensors), None, PLAN), 3, 4.0)
     for row, blur in zip(rows, BLURS, strict=True):
         alone = case.run(by_the_host(rounded.model, tensors, strength(blur)), 1, 4.0)
@@ -250,6 +283,17 @@ def test_half_a_product_an_odd_alpha_and_layers_that_are_not_there_are_said():
     pieces, (note,) = read_pieces(without_up, model, "FILE")
     assert len(pieces) == len(read_pieces(whole, model, "FILE")[0]) - 1
     assert note.startswith("2 tensors of FILE belong to no layer of this model, or are half a product")
+
+
+def test_a_lora_of_flux_acts_on_chroma_which_lacks_some_of_its_layers():
+    case = build_case("chroma")
+    tensors = {key: value for key, value in diffusers_flux().items() if ".proj_mlp." not in key}
+    pieces, (note,) = read_pieces(tensors, case.model, "FILE")
+    assert note.startswith("2 tensors of FILE belong to no layer of this model")
+    rows = case.run(install(install_lora(case.model, pieces, SHARP, BLURRED), None, PLAN), 3)
+    for row, blur in zip(rows, BLURS, strict=True):
+        alone = case.run(by_the_host(case.model, tensors, strength(blur)), 1)
+        assert relative_error(row[None], alone) <= 1e-4
 
 
 def test_the_node_reads_any_lora_of_the_folder_and_leaves_text_encoders_out(tmp_path, monkeypatch):
