@@ -76,7 +76,8 @@ def encode_rows(
         on_encoded: called with the number of texts done and of all.
 
     Raises:
-        ValueError: without a text encoder, and for one that gives the texts different token counts.
+        ValueError: without a text encoder, for one that gives the texts different token counts, and for one that hands
+            on something that has no rows.
     """
     if clip is None:
         raise ValueError("There is no text encoder: this checkpoint holds none. Load one with DualCLIPLoader.")
@@ -117,7 +118,9 @@ def _tokenize(clip, texts: Sequence[str], emphasis: bool) -> list[dict[str, list
 
 
 def _join(entries: Sequence[list]) -> list:
-    """Conditionings of one row each -> one with a row for each; what is no tensor is the same in all."""
+    """Conditionings of one row each -> one with a row for each; what is no tensor is the same in all.
+
+    Raises ValueError for a tensor of one prompt that has no row of its own."""
     if any("attention_mask" in extra for _, extra in entries):
         # Some encoders hand a mask on only where there is padding, which the longest text has none of.
         entries = [
@@ -127,5 +130,11 @@ def _join(entries: Sequence[list]) -> list:
     joined = dict(entries[0][1])
     for name, value in joined.items():
         if isinstance(value, torch.Tensor):
-            joined[name] = torch.cat([entry[1][name] for entry in entries])
+            parts = [extra.get(name) for _, extra in entries]
+            if len(parts) > 1 and any(part is None or part.shape != (1, *value.shape[1:]) for part in parts):
+                raise ValueError(
+                    f"This text encoder hands on {name} for one prompt at a time (as that of Anima does), so one batch "
+                    "cannot hold several prompts. Use Bokeh LoRA, or another model."
+                )
+            joined[name] = torch.cat(parts)
     return [torch.cat([entry[0] for entry in entries]), joined]

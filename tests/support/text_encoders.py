@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import comfy.sd
 import comfy.text_encoders.flux
 import comfy.text_encoders.genmo
@@ -35,6 +37,12 @@ def z_image_clip(width: int = 24) -> comfy.sd.CLIP:
     return _build(ClipTarget(encoder.ZImageTokenizer, encoder.te()), width, 12, 0)
 
 
+def anima_clip(width: int = 24) -> comfy.sd.CLIP:
+    """Anima's, of newer hosts, which hands T5's token numbers on without a row of their own."""
+    encoder = importlib.import_module("comfy.text_encoders.anima")
+    return _build(ClipTarget(encoder.AnimaTokenizer, encoder.te()), width, 12, 0)
+
+
 def _build(target: ClipTarget, width: int, pooled: int, seed: int) -> comfy.sd.CLIP:
     qwen = {
         "hidden_size": width,
@@ -46,6 +54,7 @@ def _build(target: ClipTarget, width: int, pooled: int, seed: int) -> comfy.sd.C
     sizes = {
         "qwen25_7b_model_config": qwen,
         "qwen3_4b_model_config": qwen,
+        "qwen3_06b_model_config": qwen,
         "clip_l_model_config": {
             "hidden_size": pooled,
             "intermediate_size": 2 * pooled,

@@ -6,7 +6,7 @@ import nodes as host_nodes
 import pytest
 import torch
 from flux import run_node
-from text_encoders import flux_clip, mochi_clip
+from text_encoders import anima_clip, flux_clip, mochi_clip
 
 from bokeh.sweep.prompts import DEFAULT_TEMPLATE, encode_rows, fill
 from bokeh.sweep.values import Sweep
@@ -194,3 +194,11 @@ def test_an_encoder_that_cannot_pad_is_named_with_its_token_counts(clip):
     other.tokenizer = WithoutPadding()
     with pytest.raises(ValueError, match=r"makes 3\d\d and 3\d\d tokens of the prompts, so they do not fit"):
         encode_rows(other, ["flower " * 300, "flower " * 320])
+
+
+def test_an_encoder_that_hands_on_what_has_no_rows_is_refused():
+    pytest.importorskip("comfy.text_encoders.anima", reason="hosts before Anima")
+    clip = anima_clip()
+    assert len(encode_rows(clip, ["a cat"])) == 1
+    with pytest.raises(ValueError, match="hands on t5xxl_ids for one prompt at a time"):
+        encode_rows(clip, ["a cat", "a cat on a bench"])
