@@ -48,7 +48,8 @@ def _differs(entry: dict[str, Any], rows: Rows) -> bool:
     if any(stages.differs for stages in staged if stages is not None):
         return True
     for value in entry.values():
-        if isinstance(value, Tensor) and len(value.shape) > 1 and _levels_differ(value, rows):
+        tensors = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, Tensor)]
+        if any(len(part.shape) > 1 and _levels_differ(part, rows) for part in tensors):
             return True
         if isinstance(value, ControlBase) and getattr(value.cond_hint_original, "shape", (1,))[0] > 1:
             return True

@@ -106,6 +106,8 @@ def test_a_run_in_which_nothing_changes_with_the_blur_is_refused_before_it_sampl
 
 def test_prompts_or_latents_that_change_with_the_blur_are_enough(case):
     case.run(sweep_node(case)[0], 2, positive=prompt_a_row(case, 2))
+    references = {"reference_latents": [torch.randn(2, *case.kind.shape)]}
+    case.run(sweep_node(case)[0], 2, positive=[[tokens, {**extras, **references}] for tokens, extras in case.positive])
     # A second pass: the pictures of the first differ.
     swept = sweep_node(case)[0]
     latent = {"samples": torch.randn(2, *case.kind.shape)}
