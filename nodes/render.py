@@ -197,6 +197,12 @@ class BokehRender(io.ComfyNode):
                 f"{len(image)} pictures came with the focus of {len(focus)}. Connect the same pictures to Bokeh "
                 "Focus, or one picture."
             )
+        size, own = tuple(focus.disparity.shape[1:]), tuple(image.shape[1:3])
+        if size != own:
+            raise ValueError(
+                f"The focus is for a picture of {size[1]} x {size[0]}, but the picture is {own[1]} x {own[0]}. Connect "
+                "the same picture to Bokeh Focus."
+            )
         lens = {"blades": 0 if blades == _ROUND else int(blades), "rotation": rotation, "cats_eye": cats_eye}
         shape = None if aperture is None else drawn_aperture(aperture if aperture.ndim == 2 else aperture[0])
         images, defocus, in_focus = _render(

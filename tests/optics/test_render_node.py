@@ -226,6 +226,8 @@ def test_the_focus_of_bokeh_focus_goes_before_the_node_s_own():
     assert sweep.labels == ("0.62 m", "2.5 m")
     with pytest.raises(ValueError, match="3 pictures came with the focus of 2"):
         BokehRender.execute(image.repeat(3, 1, 1, 1), focus=swept, **SETTINGS)
+    with pytest.raises(ValueError, match="focus is for a picture of 144 x 128, but the picture is 72 x 128"):
+        BokehRender.execute(image[:, :, ::2], focus=swept, **SETTINGS)
 
 
 def test_a_drawn_aperture_draws_the_lights_of_the_background_upright():
