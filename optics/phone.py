@@ -23,8 +23,16 @@ from .exif import FORMATS, UNREADABLE, Exif, read_exif
 
 HEIF_ENDINGS = (".heic", ".heif", ".hif")
 ENDINGS = (*HEIF_ENDINGS, ".jpg", ".jpeg", ".mpo")
-# Angles clockwise of the pictures that carry an orientation of EXIF; none is mirrored by a camera.
-_TURNS = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+# What makes pictures upright that carry an orientation of EXIF; selfies may be mirrored.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Bytes. The largest phones write a tenth.
 _LARGEST = 200_000_000
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"

@@ -92,6 +92,17 @@ def test_android_s_depth_is_an_item_behind_the_picture_and_turns_with_it(tmp_pat
     assert portrait.disparity[[0, -1], 0] == pytest.approx([2, 2 + LAST * (0.25 - 2)], rel=1e-4)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_depth_turns_and_is_mirrored_with_its_picture(tmp_path, orientation):
+    values = RAMP // 2 + 3 * np.arange(24, dtype=np.uint8)[:, None]
+    xmp = f'<x {GOOGLE} GDepth:Data="{base64.b64encode(png(values)).decode()}"/>'
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(jpeg(Image.fromarray(values).resize((64, 48)).convert("RGB"), xmp, orientation))
+    portrait = read_portrait(path)
+    grey = np.asarray(portrait.image.resize(portrait.disparity.shape[::-1]).convert("L"), dtype=np.float32)
+    assert np.corrcoef(grey.ravel(), portrait.disparity.ravel())[0, 1] < -0.98
+
+
 def test_apple_s_depth_is_a_further_picture_of_the_file(tmp_path):
     xmp = '<x apdi:AuxiliaryImageType="disparity" apdi:FloatMinValue="0.5" apdi:FloatMaxValue="3"/>'
     path = tmp_path / "apple.jpg"
