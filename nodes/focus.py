@@ -262,7 +262,7 @@ def _subject(mask: Tensor | None) -> Tensor:
         raise ValueError(
             "There is no mask. Connect one that is white on the subject, or connect a depth map and focus by point."
         )
-    return mask[None] if mask.ndim == 2 else mask
+    return mask.reshape(-1, *mask.shape[-2:])
 
 
 def _lens(lens: str, f_number: float, focal_length: float, sensor: str) -> tuple[Lens, float]:

@@ -204,7 +204,7 @@ class BokehRender(io.ComfyNode):
                 "the same picture to Bokeh Focus."
             )
         lens = {"blades": 0 if blades == _ROUND else int(blades), "rotation": rotation, "cats_eye": cats_eye}
-        shape = None if aperture is None else drawn_aperture(aperture if aperture.ndim == 2 else aperture[0])
+        shape = None if aperture is None else drawn_aperture(aperture.reshape(-1, *aperture.shape[-2:])[0])
         images, defocus, in_focus = _render(
             image[..., :3], focus, {**lens, "aperture": shape, "highlight": highlight, "behind": True}
         )

@@ -238,7 +238,7 @@ def focus_in(disparity: Tensor, mask: Tensor) -> tuple[Tensor, list[str]]:
 
     Args:
         disparity: [B, H, W].
-        mask: [h, w] or [1 or B, h, w]; resized to the pictures if need be.
+        mask: [h, w] or [1 or B, h, w], also with a channel as some packs have it; resized to the pictures if need be.
 
     Returns:
         The focus, and sentences that the user should read.
@@ -246,7 +246,7 @@ def focus_in(disparity: Tensor, mask: Tensor) -> tuple[Tensor, list[str]]:
     Raises:
         ValueError: for another number of masks, or one without any pixel above 0.5.
     """
-    masks = mask[None] if mask.ndim == 2 else mask
+    masks = mask.reshape(-1, *mask.shape[-2:])
     count = len(disparity)
     if len(masks) not in (1, count):
         raise ValueError(

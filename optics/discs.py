@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .check import check_finite
 from .defocus import Aperture, cut_distance, cut_of, soft_disc
 
 # Samples of a drawn aperture along a pixel.
@@ -109,8 +110,9 @@ def drawn_aperture(mask: Tensor) -> Tensor:
     longer side of that is the diameter.
 
     Raises:
-        ValueError: for a mask without any light.
+        ValueError: for NaN or infinite values, and for a mask without any light.
     """
+    check_finite(mask, "values of the aperture")
     lit = mask.float().clamp(0, 1)
     rows, columns = (lit.amax(axis) > 0.5 for axis in (1, 0))
     if not rows.any():

@@ -164,6 +164,8 @@ def test_the_focus_in_a_mask_is_the_median_of_what_it_shows():
     resized, notes = focus_in(disparity, mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
     assert torch.equal(resized, focus)
     assert notes == ["The mask of 24 x 16 was resized to the picture's 12 x 8."]
+    with_channel, _ = focus_in(disparity, mask[:, None])
+    assert torch.equal(with_channel, focus)
 
 
 def test_bad_masks_are_refused():

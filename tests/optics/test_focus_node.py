@@ -54,6 +54,7 @@ SUBJECT = torch.nn.functional.pad(torch.ones(1, 40, 40), (70, 82, 44, 44))
         ({"focus_by": "distances", "distances": "0.25"}, 0.25),
         ({"depth_is": "near is dark"}, 0.0),
         ({"depth": None, "mask": SUBJECT}, 1.0),
+        ({"depth": None, "mask": SUBJECT[None]}, 1.0),
         ({"depth": None, "mask": SUBJECT, "focus_x": 0.0}, 0.0),
     ],
 )

@@ -245,6 +245,10 @@ def test_a_drawn_aperture_draws_the_lights_of_the_background_upright():
     assert far.pow(2.2).sum() / 3 == pytest.approx(1, rel=0.01)
     with pytest.raises(ValueError, match=r"^The aperture is empty: "):
         BokehRender.execute(image, depth=depth, aperture=torch.zeros(1, 8, 8), **settings)
+    with pytest.raises(ValueError, match=r"^The values of the aperture have NaN"):
+        BokehRender.execute(image, depth=depth, aperture=torch.full((1, 8, 8), float("nan")), **settings)
+    with_channel = BokehRender.execute(image, depth=depth, aperture=triangle[None, None], **settings | {"focus_y": 0.0})
+    assert torch.equal(with_channel.result[0], far)
 
 
 def test_without_memory_on_the_device_the_processor_renders(monkeypatch):
