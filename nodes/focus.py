@@ -195,7 +195,8 @@ class BokehFocus(io.ComfyNode):
         elif focus_by == _POINT:
             plane = smoothed(focus_at(disparity, focus_x, focus_y), _CALM)
         else:
-            plane, mask_notes = focus_in(disparity.expand(count, -1, -1), _subject(mask))
+            interrupted = comfy.model_management.throw_exception_if_processing_interrupted
+            plane, mask_notes = focus_in(disparity.expand(count, -1, -1), _subject(mask), interrupted)
             plane, notes = smoothed(plane, _CALM), notes + mask_notes
         if pull != _OFF:
             last = focus_at(disparity, pull_x, pull_y)[-1]

@@ -184,7 +184,7 @@ class BokehRender(io.ComfyNode):
                     "The blur of a lens counts for each 1/m, and this depth map has no unit: it was used as is."
                 )
             if mask is not None:
-                plane, mask_notes = focus_in(disparity, mask)
+                plane, mask_notes = focus_in(disparity, mask, tell)
                 notes += mask_notes
             elif focus_by == _POINT:
                 plane = focus_at(disparity, focus_x, focus_y)

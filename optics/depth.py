@@ -51,7 +51,7 @@ def disparity_of(
         on_map: called twice for each map.
         pictures: [count, H, W, 3 or more]; with them the maps are repaired (see `repair`), and ones that are much
             smaller take their edges from them.
-        on_band: called several times a second while that lasts.
+        on_band: called several times a second.
 
     Returns:
         [count, H, W] in 0..1, and sentences that the user should read.
@@ -59,7 +59,7 @@ def disparity_of(
     Raises:
         ValueError: for another number of maps, NaN or infinite values, a coloured map, or one without any depth.
     """
-    maps = _Maps(depth, count, on_map)
+    maps = _Maps(depth, count, on_map, on_band)
     ends = maps.ends(span == EACH)
     for row, (low, high) in enumerate(ends.tolist()):
         if span != AS_IS and high - low <= FLAT * max(abs(low), abs(high)):
@@ -104,13 +104,17 @@ def metric_disparity_of(
         ValueError: for another number of maps, NaN, distances not above 0, 1/m below 0, or a coloured map.
     """
     if is_distance:
-        wrong = sum((~(values > 0)).sum().item() for values in depth)  # also counts NaN
+        wrong = 0
+        for values in depth:
+            if on_band is not None:
+                on_band()
+            wrong += (~(values > 0)).sum().item()  # also counts NaN
         if wrong:
             raise ValueError(
                 f"{SUBJECT} has {wrong} of {depth.numel()} values that are not distances above 0. Give the distances "
                 "as they are, not a picture of them, or choose what the map shows."
             )
-    maps = _Maps(depth, count, on_map, inverse=is_distance)
+    maps = _Maps(depth, count, on_map, on_band, inverse=is_distance)
     if maps.low < 0:
         raise ValueError(
             f"The depth map goes down to {maps.low:.3g}, expected 0 (infinity) and more in 1/m. Choose what it shows."
@@ -121,13 +125,21 @@ def metric_disparity_of(
 
 class _Maps:
     """The grey values [h, w] of each map of a depth picture, or their inverse; no more than one at a time, because a
-    clip has many. ``on_map`` is called for each map whenever all are gone through.
+    clip has many. ``on_map`` is called for each map when all are gone through for their extremes and for the result,
+    ``on_band`` whenever one is taken.
 
     Attributes:
         extremes: the lowest and the highest value of each, [n, 2]; ``low`` and ``high`` those of all.
     """
 
-    def __init__(self, depth: Tensor, count: int, on_map: Callable[[], None] | None, inverse: bool = False) -> None:
+    def __init__(
+        self,
+        depth: Tensor,
+        count: int,
+        on_map: Callable[[], None] | None,
+        on_band: Callable[[], None] | None,
+        inverse: bool = False,
+    ) -> None:
         if depth.ndim != 4:
             raise ValueError(f"The depth has the shape {list(depth.shape)}, expected [B, H, W, C]. Connect an IMAGE.")
         if len(depth) not in (1, count):
@@ -135,7 +147,8 @@ class _Maps:
                 f"There are {len(depth)} depth maps for {_pictures(count)}. Give one map for each picture, or one for "
                 "all."
             )
-        self.depth, self.inverse, self.on_map = depth, inverse, on_map or (lambda: None)
+        self.depth, self.inverse = depth, inverse
+        self.on_map, self.on_band = on_map or (lambda: None), on_band or (lambda: None)
         extremes = []
         for row in range(len(depth)):
             _check(self._colours(row), _name(row, len(depth)))
@@ -148,6 +161,7 @@ class _Maps:
         return len(self.depth)
 
     def __getitem__(self, row: int) -> Tensor:
+        self.on_band()
         return self._colours(row).mean(-1)
 
     def _colours(self, row: int) -> Tensor:
@@ -233,12 +247,13 @@ def focus_at(disparity: Tensor, x: float, y: float) -> Tensor:
     return disparity[:, min(int(y * height), height - 1), min(int(x * width), width - 1)]
 
 
-def focus_in(disparity: Tensor, mask: Tensor) -> tuple[Tensor, list[str]]:
+def focus_in(disparity: Tensor, mask: Tensor, on_map: Callable[[], None] | None = None) -> tuple[Tensor, list[str]]:
     """Disparity [B] of what a mask shows: the median (the lower of two) where it is above 0.5.
 
     Args:
         disparity: [B, H, W].
         mask: [h, w] or [1 or B, h, w], also with a channel as some packs have it; resized to the pictures if need be.
+        on_map: called for each picture.
 
     Returns:
         The focus, and sentences that the user should read.
@@ -254,6 +269,8 @@ def focus_in(disparity: Tensor, mask: Tensor) -> tuple[Tensor, list[str]]:
         )
     focus, notes = [], []
     for row in range(count):
+        if on_map is not None:
+            on_map()
         shown = masks[row if len(masks) > 1 else 0][None].to(disparity)
         (values,), notes = _resized(shown, disparity.shape[1:], "mask", "nearest-exact")
         area = values > 0.5

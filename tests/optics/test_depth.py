@@ -64,6 +64,23 @@ def test_a_hot_pixel_does_not_squeeze_the_rest_and_rounding_is_no_mistake():
     )
 
 
+def test_a_clip_may_be_stopped_at_each_map_whenever_all_are_gone_through():
+    maps = (RAMP + torch.arange(5)[:, None, None] / 5)[..., None]
+
+    def stops(call, *args, **settings) -> int:
+        asked = []
+        call(*args, **settings, on_band=lambda: asked.append(1))
+        return len(asked)
+
+    # For their extremes, for their ends and for the result; distances for whether they are any.
+    for span in (EACH, SHARED):
+        assert stops(disparity_of, maps, True, 5, (8, 12), span) >= 15
+    assert stops(metric_disparity_of, maps, True, 5, (8, 12)) >= 15
+    asked = []
+    focus_in(maps[..., 0], torch.ones(8, 12), lambda: asked.append(1))
+    assert len(asked) == 5
+
+
 def test_metres_and_their_inverse_are_used_as_they_are():
     metres = grey(1 / (RAMP * 5))
     metres[0, 0, 0] = math.inf
