@@ -37,6 +37,12 @@ def slider(id: str, default: float, last: float, tooltip: str) -> io.Float.Input
     )
 
 
+def check_within(name: str, value: float, last: float) -> None:
+    """Raise ValueError unless a number, which may come over a link, is from 0 to ``last``."""
+    if not 0 <= value <= last:
+        raise ValueError(f"{name} is {value:g}, expected 0 to {last:g}. Change it, or what is connected to it.")
+
+
 def focus_point() -> list[io.Float.Input]:
     """Where in the picture the focus is."""
     return [

@@ -11,7 +11,7 @@ from comfy.utils import ProgressBar
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..optics.check import check_finite
+from ..optics.check import STRONGEST, check_finite
 from ..optics.depth import AS_IS, SHARED, focus_at, focus_in
 from ..optics.focus import (
     LENSES,
@@ -26,7 +26,7 @@ from ..optics.focus import (
     smoothed,
 )
 from ..optics.lens import SENSORS
-from .depth import BRIGHT, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
+from .depth import BRIGHT, METRES, check_within, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .schema import FOCUS, blur_slider, schema
 
 _POINT, _MASK, _DISTANCES = "point", "mask", "distances"
@@ -179,6 +179,7 @@ class BokehFocus(io.ComfyNode):
         mask=None,
     ) -> io.NodeOutput:
         check_finite(image, "pictures")
+        check_within("sharp", sharp, 1.0)
         count, size = len(image), tuple(image.shape[1:3])
         frames = _Frames(3 * count)
         disparity, known, notes = _disparity(depth, mask, depth_is, image, frames.done)
@@ -208,6 +209,8 @@ class BokehFocus(io.ComfyNode):
             )
         plane = plane.expand(max(count, len(plane)))
         if lens == _BLUR:
+            # As far as Bokeh Render goes: the K of a lens may come over a link.
+            check_within("blur", blur, STRONGEST)
             blurs, f_number = plane.new_full((len(plane),), blur / (high - low)), None
         else:
             own, f_number = _lens(lens, f_number, focal_length, sensor)

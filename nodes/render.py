@@ -17,7 +17,7 @@ from ..optics.discs import drawn_aperture
 from ..optics.focus import Focus, in_words
 from ..optics.render import bytes_for, render_defocus
 from ..sweep.values import Scale, Sweep, parse_values
-from .depth import INVERSE, METRES, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
+from .depth import INVERSE, METRES, check_within, defocus_outputs, depth_is_input, focus_point, read_disparity, slider
 from .device import where_it_fits
 from .schema import FOCUS, SWEEP, schema, validation
 
@@ -189,6 +189,7 @@ class BokehRender(io.ComfyNode):
             elif focus_by == _POINT:
                 plane = focus_at(disparity, focus_x, focus_y)
             else:
+                check_within("focus_value", focus_value, 1.0)
                 low, high = disparity.aminmax() if metric else (0.0, 1.0)
                 plane = disparity.new_full((len(image),), float(low + focus_value * (high - low)))
             focus, sweep = _focused(disparity, metric, plane, values)

@@ -167,6 +167,8 @@ def test_wrong_inputs_are_refused_in_a_sentence():
     refused("The mask is 0 everywhere", depth=None, mask=torch.zeros(1, 64, 64))
     refused("values that are not distances above 0", depth_is="metres", depth=scene()[1] - 0.2)
     refused("The nearest thing is at 5 m", lens="50 mm f/1.8, 36 x 24 mm", nearest=5.0, farthest=2.0)
+    refused("blur is -5, expected 0 to 1000.", blur=-5.0)
+    refused("sharp is -0.5, expected 0 to 1.", sharp=-0.5)
     refused("The depth map has the same distance everywhere", depth_is="1/m", depth=torch.ones(1, 8, 8, 3))
     refused("There are 2 depth maps for 3 pictures", count=3, depth_is="metres", depth=scene(2)[1])
     refused("inside the focal length", lens="own lens", focal_length=2000.0, f_number=2.0)

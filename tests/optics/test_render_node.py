@@ -151,6 +151,12 @@ def test_bad_input_is_refused():
         focus_x=1.5,
     )
     assert_refused(
+        "focus_value is 5, expected 0 to 1. Change it, or what is connected to it.",
+        *(image, depth),
+        focus_by="value",
+        focus_value=5.0,
+    )
+    assert_refused(
         "There are 2 depth maps for 1 picture. Give one map for each picture, or one for all.",
         *(image, depth.repeat(2, 1, 1, 1)),
     )
