@@ -92,7 +92,7 @@ class BokehAllInFocus(io.ComfyNode):
         elif deblurred is not None:
             raise ValueError("A deblurred picture is connected, but pre_deblur is off. Switch it on, or disconnect it.")
         pieces = _pieces(model, adapter, vae)
-        latents = tuple(vae.encode(picture) for picture in pictures)
+        latents = tuple(_encoded(vae, picture) for picture in pictures)
         # In tiles the reference gives all of them the same positions.
         conditions = Conditions(latents, tuple(offsets), tiled=tiles)
         if conditions.in_tiles(latents[-1].shape):
@@ -167,7 +167,7 @@ class BokehRefocus(io.ComfyNode):
                 f"There are {len(image)} photos, but the {'focus' if by_focus else 'defocus map'} is for "
                 f"{sweep.scenes}. Connect the same pictures to both nodes."
             )
-        photo = vae.encode(_cut(image))
+        photo = _encoded(vae, _cut(image))
         bar, maps = ProgressBar(len(sweep)), []
         for row in range(len(sweep)):
             throw_exception_if_processing_interrupted()
@@ -232,6 +232,17 @@ def _pieces(model, adapter, vae) -> list[Piece]:
     if left:
         raise ValueError(f"{' '.join(left)} Connect the FLUX.1-dev that Genfocus was made for, with all its blocks.")
     return pieces
+
+
+def _encoded(vae, picture: Tensor) -> Tensor:
+    """The latent of pictures. Raises ValueError for that of a VAE for videos."""
+    latent = vae.encode(picture)
+    if latent.ndim != 4:
+        raise ValueError(
+            f"This VAE makes latents of the shape {list(latent.shape)}, as those for videos do; FLUX's are "
+            "[B, channels, h, w]. Connect FLUX's VAE."
+        )
+    return latent
 
 
 def _cut(image: Tensor) -> Tensor:

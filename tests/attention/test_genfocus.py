@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from flux import Golden, build_flux, conditioning, relative_error, run_node, sample
@@ -77,8 +79,13 @@ def test_what_does_not_fit_is_refused_by_name(load_genfocus, adapter):
     genfocus = load_genfocus(golden)
     other = torch.rand(1, 64, 80, 3)
     model, latent = nodes_on(golden, load_genfocus)
+
+    def of_videos(picture):
+        return torch.zeros(1, 16, 1, 8, 8)
+
     cases = [
         ("none of Genfocus", lambda: nodes_on(golden, load_genfocus, adapter=adapter)),
+        ("those for videos", lambda: nodes_on(golden, load_genfocus, vae=SimpleNamespace(encode=of_videos))),
         ("no VAE", lambda: nodes_on(golden, load_genfocus, vae=None)),
         ("NaN or infinite", lambda: nodes_on(golden, load_genfocus, image=IMAGE * float("nan"))),
         ("none of Genfocus", lambda: nodes_on(golden, load_genfocus, adapter=adapter, vae=None)),
