@@ -11,15 +11,16 @@ SAME = 1.5 / 255
 
 
 def identical(images: Tensor, sweep: Sweep) -> bool:
-    """Whether all pictures are the same although their values differ.
+    """Whether all pictures of a scene are the same although their values differ; where each scene has one picture only,
+    all pictures.
 
     Args:
         images: [B, H, W, C] in 0..1, one a value of ``sweep``.
     """
     if len(set(sweep.values)) < 2:
         return False
-    first = images[0]
-    return all(bool(((image - first).abs() <= SAME).all()) for image in images[1:])
+    scenes = images.split(sweep.levels if sweep.levels > 1 else len(sweep))
+    return all(bool(((image - scene[0]).abs() <= SAME).all()) for scene in scenes for image in scene[1:])
 
 
 def broken(images: Tensor) -> tuple[str, ...]:

@@ -37,6 +37,15 @@ def test_rounding_of_a_row_is_no_difference_and_one_other_picture_is():
     assert remarks(images, SWEEP) == ()
 
 
+def test_scenes_of_identical_pictures_are_said_to_be_identical_though_the_scenes_differ():
+    images, sweep = torch.cat([pictures(), 1 - pictures()]), Sweep(SWEEP.values * 2, 10.0, scenes=2)
+    assert remarks(images, sweep)[0].startswith(QUESTION)
+    images[4, :8, :8] += 0.1
+    assert remarks(images, sweep) == ()
+    # Photos, each at a blur of its own.
+    assert remarks(images[::3], Sweep((5.0, 20.0), scenes=2)) == ()
+
+
 def test_pictures_that_are_to_be_the_same_are_no_mistake():
     assert remarks(pictures(), Sweep((5.0, 5.0, 5.0))) == ()
     assert remarks(pictures()[:1], Sweep((5.0,))) == ()
