@@ -97,7 +97,8 @@ class BokehSweepSave(io.ComfyNode):
                 pictures,
                 sweep.scene(scene),
                 parent,
-                name,
+                # The host's for the number in a batch, which is filled picture by picture.
+                name.replace("%batch_num%", str(scene)),
                 counter + scene,
                 frames_per_second=frames_per_second if animation else None,
                 seed=find_seed(prompt, cls.hidden.unique_id) if metadata else None,

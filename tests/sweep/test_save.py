@@ -176,6 +176,11 @@ def test_prefix_takes_the_hosts_variables(output):
     assert (output / time.strftime("%Y") / "56x40_00001_" / "sweep.json").is_file()
 
 
+def test_prefix_takes_the_number_of_the_scene_as_the_hosts_number_in_a_batch(output):
+    save(pictures(4), Sweep((0.0, 1.0) * 2, scenes=2), filename_prefix="scene%batch_num%", animation=False)
+    assert sorted(os.listdir(output)) == ["scene0_00001_", "scene1_00002_"]
+
+
 def test_prefix_stays_inside_in_the_plainest_form(output):
     for prefix in ("./bokeh//sub/../sweep/", str(output / "bokeh" / "sweep"), " bokeh/sweep "):
         save(pictures(1), Sweep((0.0,)), filename_prefix=prefix, animation=False)
