@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..optics.depth import SUBJECT, disparity_of, grey_of, metric_disparity_of
 
@@ -81,7 +81,9 @@ def read_mask(path: Path) -> np.ndarray:
 def _read_picture(path: Path) -> tuple[np.ndarray, int]:
     """Values [H, W, C] float32, and the value that stands for white."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as opened:
+            # As it is looked at: editors keep the photo's orientation.
+            picture = ImageOps.exif_transpose(opened)
             grey = picture if picture.mode in _PLAIN_MODES else picture.convert("RGB")
             values = np.asarray(grey).astype(np.float32)
             white = _WHITE.get(grey.mode, 255)

@@ -230,6 +230,16 @@ def test_a_picture_is_measured_the_right_way_up(data):
     assert (row.width, row.height) == (WIDTH, HEIGHT)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "tiff"])
+def test_maps_are_read_the_right_way_up(tmp_path, ending):
+    values = np.repeat(np.linspace(0, 240, HEIGHT).astype(np.uint8)[:, None], WIDTH, axis=1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(values[::-1, ::-1]).save(tmp_path / f"map.{ending}", exif=exif)
+    np.testing.assert_allclose(read_depth(tmp_path / f"map.{ending}"), values, atol=3)
+    np.testing.assert_allclose(read_mask(tmp_path / f"map.{ending}"), values / 255, atol=3 / 255)
+
+
 def test_a_manifest_is_written_whole_or_not_at_all(data):
     path = data / "pairs.jsonl"
     write_manifest(path, [scene(caption="Bär"), photo()])
