@@ -114,4 +114,6 @@ def rendered(
 
         blur = math.sqrt(value**2 - least**2)
         made[value] = render(sharp[None], disparity, plane, blur=blur, behind=True, on_part=on_share)
-    return torch.cat([made[value] for value in sweep.values]), notes
+    # Wherever the render ended up: with --gpu-only the pictures are elsewhere.
+    place = made[sweep.values[sweep.softest_row]].device
+    return torch.cat([made[value].to(place) for value in sweep.values]), notes

@@ -13,6 +13,7 @@ from half_blurred import LEVELS, SWEEP, assert_refused, check_text_and_figure, l
 
 from bokeh.optics.render import render_depth
 from bokeh.sweep.measure import measure_sweep
+from bokeh.sweep.reference import rendered
 from bokeh.sweep.values import Sweep
 from bokeh.sweep.verdict import FOLLOWS, KEEPS, STAYS, verdict, word
 
@@ -91,6 +92,13 @@ def test_the_reference_is_rendered_on_the_host_s_device_and_where_that_is_full_o
     depth = left_half()[None, ..., None].expand(-1, -1, -1, 3)
     run_node("BokehReport", images=pictures(), sweep=SWEEP, depth=depth)
     assert devices == ["meta", "cpu", "cpu", "cpu"]
+
+
+def test_the_reference_is_where_its_renders_are_wherever_the_pictures_are():
+    depth = left_half()[None, ..., None].expand(-1, -1, -1, 3)
+    reference, _ = rendered(pictures(), SWEEP, depth, render=lambda image, *_, **settings: image.to("meta"))
+    assert reference.device.type == "meta"
+    assert len(reference) == len(LEVELS)
 
 
 def test_depth_that_does_not_fit_is_named():
