@@ -124,8 +124,8 @@ class Trainer:
             save_every: steps between checkpoints; the last step has one as well.
 
         Raises:
-            TrainingError: when the model gives no gradients, the loss is no longer a finite number, or a checkpoint
-                cannot be written.
+            TrainingError: when the model gives no gradients, a loss or a gradient is no longer a finite number, or a
+                checkpoint cannot be written.
         """
         try:
             with self.network.ready():
@@ -274,11 +274,13 @@ class Trainer:
         self.processes.average([weight.grad for weight in self.weights.values()] + [found])
         loss, stopping = found.tolist()
         self._stopping = stopping > 0
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss of step {self.step + 1} is {loss}, expected a finite number. Train with a lower learning "
-                f"rate (now {recipe.learning_rate:g}) or a longer warm-up (now {recipe.warmup} steps)."
-            )
+        norm = torch.nn.utils.clip_grad_norm_(list(self.weights.values()), recipe.gradient_clip).item()
+        for what, number in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(number):
+                raise TrainingError(
+                    f"The {what} of step {self.step + 1} is {number}, expected a finite number. Train with a lower "
+                    f"learning rate (now {recipe.learning_rate:g}) or a longer warm-up (now {recipe.warmup} steps)."
+                )
         self._updating = True
         self._update(steps)
         self.step += 1
@@ -306,8 +308,7 @@ class Trainer:
         return self.network.velocity(x, sigmas, unit.annotations, unit.text, unit.pivots, self.recipe.guidance)
 
     def _update(self, steps: int) -> None:
-        recipe, weights = self.recipe, list(self.weights.values())
-        torch.nn.utils.clip_grad_norm_(weights, recipe.gradient_clip)
+        recipe = self.recipe
         for group in self.optimizer.param_groups:
             share = rate_share(self.step, steps, recipe.warmup, recipe.decay, recipe.cosine)
             group["lr"] = recipe.learning_rate * share
@@ -324,6 +325,14 @@ class Trainer:
         with torch.no_grad(), self._averaged():
             losses = [float(self._loss(unit)) for unit in units]
         loss = math.fsum(losses) / sum(len(unit.latents) for unit in units)
+        # Such a loss would stay the best for ever.
+        if not math.isfinite(loss):
+            advice = "Train with a lower learning rate."
+            if not self.step:
+                advice = "The VAE or the model fails at one of them: start ComfyUI with --fp32-vae or --force-fp32."
+            raise TrainingError(
+                f"The loss on held-out pictures after step {self.step} is {loss}, expected a finite number. {advice}"
+            )
         best = all(loss < before for _, before in self.held_out)
         self.held_out.append((self.step, loss))
         if best:

@@ -341,6 +341,36 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(model):
         Trainer(model, Broken(), recipe()).run(1)
 
 
+def test_a_held_out_loss_that_is_no_number_stops_before_the_first_step(model, tmp_path):
+    """It would stay the best for ever, and the result be the adapter that has learned nothing."""
+
+    class Broken(Blobs):
+        held_out = 0
+
+        def draw(self, generator, scenes, per_scene, held_out=False):
+            drawn = super().draw(generator, scenes, per_scene, held_out)
+            self.held_out += held_out
+            return drawn._replace(latents=drawn.latents * float("nan")) if held_out and self.held_out > 1 else drawn
+
+    trainer = Trainer(model, Broken(), recipe(), tmp_path)
+    with pytest.raises(TrainingError, match=r"The loss on held-out pictures after step 0 is nan"):
+        trainer.run(2)
+    assert trainer.step == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gradient_that_is_no_number_reaches_no_weight_and_no_checkpoint(model, tmp_path):
+    Trainer(model, Blobs(), recipe(), tmp_path).run(1)
+    trainer = Trainer(model, Blobs(), recipe(), tmp_path)
+    weight = next(iter(trainer.weights.values()))
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match=r"The gradient of step 2 is (nan|inf), .* lower learning rate"):
+        trainer.run(3, save_every=1)
+    tensors, info = load_checkpoint(tmp_path / CHECKPOINT)
+    assert info["step"] == 1
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
 # The true width
 
 
