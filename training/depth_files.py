@@ -78,10 +78,17 @@ def read_mask(path: Path) -> np.ndarray:
     return values
 
 
+def open_itself(path: Path) -> Image.Image:
+    """``Image.open`` without the one format for which Pillow starts another program: a file may come from a stranger,
+    under any name."""
+    Image.init()
+    return Image.open(path, formats=[name for name in Image.OPEN if name != "EPS"])
+
+
 def _read_picture(path: Path) -> tuple[np.ndarray, int]:
     """Values [H, W, C] float32, and the value that stands for white."""
     try:
-        with Image.open(path) as opened:
+        with open_itself(path) as opened:
             # As it is looked at: editors keep the photo's orientation.
             picture = ImageOps.exif_transpose(opened)
             grey = picture if picture.mode in _PLAIN_MODES else picture.convert("RGB")

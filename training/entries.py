@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..sweep.values import BLUR_MAX, BLUR_MIN
-from .depth_files import DepthError, read_depth, read_mask, to_disparity, without_folder
+from .depth_files import DepthError, open_itself, read_depth, read_mask, to_disparity, without_folder
 
 # How far a disparity that counts as in focus may be from the focus: a disc of 1.5 px radius at most, at 512 px.
 IN_FOCUS = 0.05
@@ -102,7 +102,7 @@ def open_picture(path: Path) -> Image.Image:
     Raises ValueError, in words that follow the picture's name, when it cannot be read.
     """
     try:
-        with Image.open(path) as picture:
+        with open_itself(path) as picture:
             deep = picture.mode.startswith(("I", "F"))
             rgb = ImageOps.exif_transpose(picture).convert("RGB")
     # Pillow's decoders raise whatever their format's parser meets: SyntaxError, struct.error, EOFError, ...

@@ -13,7 +13,7 @@ Photos as they are, that show one blur:
 
 Keys:
 
-- ``picture``: 8-bit picture of any format Pillow reads.
+- ``picture``: 8-bit picture of any format Pillow reads by itself (EPS it does not).
 - ``caption``: what it shows; may be "". Leave blur out of it.
 - ``depth``: depth map, a picture (8 or 16 bit, grey) or an array (.npy, .npz), in the picture's aspect ratio. See
   `depth_files.py`.

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from blur_pairs import HEIGHT, WIDTH, near_half, save_grey, save_lines, save_picture, save_scene, texture
-from PIL import ExifTags, Image
+from PIL import EpsImagePlugin, ExifTags, Image
 
 from bokeh.training.depth_files import DepthError, read_depth, read_mask, to_disparity
 from bokeh.training.entries import median_in
@@ -228,6 +228,18 @@ def test_a_picture_is_measured_the_right_way_up(data):
     Image.fromarray(texture(HEIGHT, WIDTH)).save(data / "turned.jpg", exif=exif)
     (row,) = check_rows([scene(picture="turned.jpg")], data, SIZE)
     assert (row.width, row.height) == (WIDTH, HEIGHT)
+
+
+def test_no_file_starts_another_program(data, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: started.append(given))
+    for name in ("sharp/a.png", "depth/a.png", "masks/a.png"):
+        Image.fromarray(texture(HEIGHT, WIDTH)).save(data / name, "EPS")
+    with pytest.raises(ManifestError) as refused:
+        check_rows([scene()], data, SIZE)
+    assert str(refused.value).count("cannot be read as a picture (cannot identify image file") == 3
+    assert str(data) not in str(refused.value).partition("\n")[2]
+    assert not started
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "tiff"])
