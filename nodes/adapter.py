@@ -29,7 +29,7 @@ class BokehLoadAdapter(io.ComfyNode):
             "load bokeh diffusion",
             node_id="BokehLoadAdapter",
             display_name="Load Bokeh Adapter",
-            description="Loads the weights that teach a FLUX model to defocus on request.",
+            description="Loads the weights that teach a model to defocus on request.",
             inputs=[
                 io.Combo.Input(
                     "adapter",
