@@ -16,7 +16,7 @@ from bokeh.demo.load import load_weights
 from bokeh.demo.network import FLUX, SHIFT, build
 from bokeh.tools.demo.base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
 from bokeh.tools.demo.decoder import DecoderRecipe, fit_codec, train_decoder
-from bokeh.tools.demo.unet import KINDS, UNET
+from bokeh.tools.demo.unet import KINDS, SIGMA_DATA, UNET
 from bokeh.training.scenes import BLUR_WORDS, Scenes, tell_blur
 
 RECIPE = BaseRecipe(steps=4, batch=4, warmup=2)
@@ -152,7 +152,8 @@ def test_the_unet_is_trained_on_what_the_sampler_asks_of_it(codec):
         torch.testing.assert_close(model.apply_model(x, sigma, c_crossattn=tokens), latents, atol=1e-4, rtol=0)
         target = target + 1
         moved = (model.apply_model(x, sigma, c_crossattn=tokens) - latents).square().mean((1, 2, 3))
-    torch.testing.assert_close(weights.flatten() / moved, (1 + (0.25 / sigma) ** 2).clamp(max=5), rtol=1e-3, atol=0)
+    counted = (1 + (SIGMA_DATA / sigma) ** 2).clamp(max=5)
+    torch.testing.assert_close(weights.flatten() / moved, counted, rtol=1e-3, atol=0)
     for ours, hosts in zip(*asked[:2], strict=True):
         torch.testing.assert_close(ours, hosts, atol=1e-6, rtol=1e-6)
 

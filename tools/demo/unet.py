@@ -28,7 +28,7 @@ UNET_SIZES = {
     "legacy": False,
     "use_temporal_attention": False,
 }
-SIGMA_DATA = 0.25
+SIGMA_DATA = 0.1
 
 
 class DemoUnetLatents(DemoLatents):
@@ -41,9 +41,9 @@ class DemoUnet(comfy.supported_models.SD15):
     """The host's settings for Stable Diffusion with this model's latents, heads of 32 channels, and v-prediction.
 
     64 channels do not carry the noise of 32 well enough to give it back: errors of predicted noise count sigma times in
-    the picture, and those of v at noise as strong as the picture stay in it as grain. So the network is to give the
-    noise where it is weaker than ``SIGMA_DATA`` of the picture, and the picture where it is stronger (Karras et al.,
-    arXiv 2206.00364, table 1; with the latents' own deviation, 1, that is v).
+    the picture, and what an answer leaves of the noise stays in it as grain. So the network is to give the noise only
+    where it is weaker than ``SIGMA_DATA`` of the picture, weaker than in a sampler's last step, and else the picture
+    (Karras et al., arXiv 2206.00364, table 1; with the latents' own deviation, 1, that is v).
     """
 
     latent_format = DemoUnetLatents
