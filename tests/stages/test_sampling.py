@@ -58,16 +58,20 @@ def test_prompts_of_two_lengths_with_masks_stage_z_image_whose_network_takes_non
     case, generator = build_case("z-image"), torch.Generator().manual_seed(1)
     scene, subject = (torch.randn(1, length, case.kind.width, generator=generator) for length in (7, 9))
     model, positive = run_node(
-        "BokehStage",
+        "BokehStageSweep",
         model=case.model,
         global_prompt=[[scene, {"attention_mask": torch.ones(1, 7, dtype=torch.long)}]],
         local_prompt=[[subject, {"attention_mask": torch.ones(1, 9, dtype=torch.long)}]],
+        latent={"samples": torch.zeros(1, *case.kind.shape)},
+        vary="layout",
+        values="0, 1",
         alpha=0.5,
-        layout=0.0,
-    )
-    mixed = (torch.nn.functional.pad(scene, (0, 0, 0, 2)) + subject) / 2
-    expected = case.run(case.model, 1, positive=[[mixed, {}]])
-    assert relative_error(case.run(model, 1, positive=positive), expected) <= 1e-5
+        layout=0.5,
+    )[:2]
+    longer = torch.nn.functional.pad(scene, (0, 0, 0, 2))
+    rows = case.run(model, 2, positive=positive)
+    for row, prompt in zip(rows, ((longer + subject) / 2, longer), strict=True):
+        assert relative_error(row[None], case.run(case.model, 1, positive=[[prompt, {}]])) <= 1e-5
 
 
 def test_the_model_and_the_prompts_that_came_in_stay_as_they_were(scene):
