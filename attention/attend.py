@@ -109,7 +109,8 @@ def attend(func, q, k, v, heads, mask=None, *args, **kwargs):
         call.reached.add(place)
     bias = None if call.bias is None else call.bias[place]
     # A node that cuts pictures into tiles for attention alone (HyperTile) gives every row several.
-    tiles, odd = divmod(q.shape[0], call.rows)
+    # Not by divmod: a compiled model whose batch changes, as when a pivot leaves, cannot go through it.
+    tiles, odd = q.shape[0] // call.rows, q.shape[0] % call.rows
     if odd or (tiles > 1 and k.shape[0] != call.rows):
         raise ValueError(
             f"Attention was called with {q.shape[0]} rows, but {call.rows} went into the model. Another node adds rows "

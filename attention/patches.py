@@ -6,7 +6,9 @@ where the call is. They stand in the order of their ranks, whoever was put there
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from comfy.model_patcher import ModelPatcher
@@ -72,18 +74,43 @@ def _taken_apart(patch: Callable) -> tuple[Callable, Chain]:
     """What our functions stand round, and they, from the inside out."""
     chain: Chain = []
     while hasattr(patch, "before_bokeh"):
-        chain.append((patch.hook, patch.module))
+        chain.append((patch.hook, patch.held.module))
         patch = patch.before_bokeh
     return patch, chain[::-1]
+
+
+class _Held:
+    """What one of our functions runs: with the weights of ``owner``, and without them once that is gone.
+
+    The network keeps our functions until it is patched anew, which the host may do while it goes through its list of
+    loaded models. Weights that went only then would be taken off that list under it; nor may they stay behind without
+    their patcher, which the host calls a leak.
+    """
+
+    def __init__(self, forward: Callable, hook: Hook, module: nn.Module | None, owner: ModelPatcher | None) -> None:
+        self.run, self.module = hook.around(forward, module), module
+        if owner is not None:
+            self._owner = weakref.ref(owner, partial(_let_go, weakref.ref(self), forward))
+
+
+def _let_go(held: weakref.ref[_Held], forward: Callable, _: weakref.ref[ModelPatcher]) -> None:
+    if (present := held()) is not None:
+        present.run, present.module = forward, None
+
+
+def _running(held: _Held) -> Callable:
+    def run(*args, **kwargs):
+        return held.run(*args, **kwargs)
+
+    return run
 
 
 def _build(clone: ModelPatcher, full: str, base: Callable, chain: Chain) -> None:
     forward = base
     for hook, module in chain:
-        outer = hook.around(forward, module)
-        outer.before_bokeh, outer.hook, outer.module = forward, hook, module
-        # The network keeps our functions until it is patched anew. Weights without their patcher are a leak to the
-        # host, which then warns and collects garbage before every run.
-        outer.patchers = clone.get_additional_models_with_key(hook.key)
+        owner = next(iter(clone.get_additional_models_with_key(hook.key)), None)
+        held = _Held(forward, hook, module, owner)
+        outer = _running(held)
+        outer.before_bokeh, outer.hook, outer.held = forward, hook, held
         forward = outer
     clone.add_object_patch(full, forward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.utils
@@ -33,13 +34,15 @@ def pytorch_attention(func, *args, **kwargs):
     return attention_pytorch(*args, **kwargs)
 
 
-def test_compiled_models_have_no_graph_break_and_few_graphs(golden, adapter):
+@pytest.mark.parametrize("pivot", [15.0, 10.0], ids=["listed", "leaves"])
+def test_compiled_models_have_no_graph_break_and_few_graphs(golden, adapter, pivot):
+    plan = replace(SWEEP, pivot=Pivot(pivot, 0.5))
     base = golden.model.clone()
     base.model_options["transformer_options"]["optimized_attention_override"] = pytorch_attention
-    expected = sweep(install(base, adapter, SWEEP), golden)
+    expected = sweep(install(base, adapter, plan), golden)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    compiled = install(base, adapter, SWEEP)
+    compiled = install(base, adapter, plan)
     # fullgraph: a break anywhere in the model is an error.
     set_torch_compile_wrapper(compiled, backend="eager", fullgraph=True)
     assert relative_error(sweep(compiled, golden), expected) <= 1e-5
@@ -153,19 +156,19 @@ def test_two_hundred_queue_entries_leave_no_memory_behind(golden, adapter):
     assert process.memory_info().rss - memory < 32 * 2**20
 
 
+def installed(golden, adapter, kind):
+    if kind == "adapter":
+        return install(golden.model, adapter, SWEEP)
+    piece = Piece("double_blocks.0.img_attn.proj", torch.ones(2, 32), torch.ones(32, 2), None)
+    return install_lora(install(golden.model, None, SWEEP), [piece], 0.0, 1.0)
+
+
 @pytest.mark.parametrize("kind", ["adapter", "lora"])
 def test_the_host_finds_no_leak_when_a_node_is_run_again(golden, adapter, kind, caplog):
-    """Between two runs the network still has the first one's forwards, with the weights that they need."""
-
-    def installed():
-        if kind == "adapter":
-            return install(golden.model, adapter, SWEEP)
-        piece = Piece("double_blocks.0.img_attn.proj", torch.ones(2, 32), torch.ones(32, 2), None)
-        return install_lora(install(golden.model, None, SWEEP), [piece], 0.0, 1.0)
-
+    """Between two runs the network still has the first one's forwards."""
     weights = []
     for _ in range(3):
-        made = installed()
+        made = installed(golden, adapter, kind)
         ((patcher,),) = (models for models in made.additional_models.values() if models)
         weights.append(weakref.ref(patcher.model))
         sweep(made, golden)
@@ -173,3 +176,30 @@ def test_the_host_finds_no_leak_when_a_node_is_run_again(golden, adapter, kind, 
     assert "leak" not in caplog.text
     sweep(golden.model, golden)
     assert [ref() for ref in weights] == [None] * 3
+
+
+@pytest.mark.parametrize("kind", ["adapter", "lora"])
+def test_a_model_that_ran_with_bokeh_goes_when_the_host_needs_its_memory(golden, adapter, kind, monkeypatch):
+    """The first to go is what is not wholly on the card: here the network, which is last in the host's list."""
+    alone = sample(golden.model, golden.positive(), golden.latent(), SIGMAS, noise=golden.expected["noise"])
+    sweep(installed(golden, adapter, kind), golden)
+    loaded = comfy.model_management.current_loaded_models
+    loaded.sort(key=lambda entry: entry.model.model is golden.model.model)
+    monkeypatch.setattr(
+        type(loaded[0]), "model_offloaded_memory", lambda entry: int(entry.model.model is golden.model.model)
+    )
+    comfy.model_management.unload_all_models()
+    assert not loaded
+    plain = sample(golden.model, golden.positive(), golden.latent(), SIGMAS, noise=golden.expected["noise"])
+    assert torch.equal(plain, alone)
+
+
+@pytest.mark.parametrize("kind", ["adapter", "lora"])
+def test_what_stays_in_the_network_once_its_model_is_gone_does_nothing(golden, adapter, kind):
+    network = golden.model.model.diffusion_model
+    inputs = torch.randn(1, 64, 32, generator=torch.Generator().manual_seed(0))
+    layer = network.double_blocks[0].img_attn.proj if kind == "lora" else network.double_blocks[0].img_attn.qkv
+    plain = layer(inputs)
+    sweep(installed(golden, adapter, kind), golden)
+    assert "forward" in vars(layer)
+    assert torch.equal(layer(inputs), plain)

@@ -15,7 +15,8 @@ def two_rows(
     model -> GUIDER) of another kind than the host's has ``negatives`` among its branches."""
     model = case.model.clone()
     network = model.model.diffusion_model
-    tensors = {} if adapter is None else adapter.tensors
+    device = model.load_device
+    tensors = {} if adapter is None else {name: tensor.to(device) for name, tensor in adapter.tensors.items()}
     chosen = list(range(len(case.kind.projections))) if chosen is None else chosen
     state = {"call": 0}
     handles = [network.register_forward_pre_hook(lambda *_: state.update(call=0))]
@@ -24,7 +25,9 @@ def two_rows(
         return x @ tensors[f"{name}.down.weight"].T @ tensors[f"{name}.up.weight"].T
 
     def value(number: int, a: float) -> torch.Tensor:
-        e = torch.relu(torch.tensor([[a]]) @ tensors["embedding.0.weight"].T + tensors["embedding.0.bias"])
+        e = torch.relu(
+            torch.tensor([[a]], device=device) @ tensors["embedding.0.weight"].T + tensors["embedding.0.bias"]
+        )
         return low_rank(f"blocks.{number}.v", e @ tensors["embedding.2.weight"].T + tensors["embedding.2.bias"])
 
     def adapt(number: int, part: str, module: str, start: int) -> None:
