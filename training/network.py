@@ -250,8 +250,12 @@ def noisy(sampling: nn.Module, latents: Tensor, noise: Tensor, shares: Tensor) -
     """
     if isinstance(sampling, comfy.model_sampling.CONST):
         return sampling.noise_scaling(shares, noise, latents), shares, noise - latents, torch.ones_like(shares)
-    levels = [sampling.percent_to_sigma(1 - share) for share in shares.clamp(1e-4, 1 - 1e-4).tolist()]
-    sigmas = torch.tensor(levels).to(shares)
+    shares = shares.clamp(1e-4, 1 - 1e-4)
+    if type(sampling).percent_to_sigma is comfy.model_sampling.ModelSamplingDiscrete.percent_to_sigma:
+        # What the host's function says, of all at once: one by one a GPU is waited for as often as there are rows.
+        sigmas = sampling.sigma(999 * shares)
+    else:
+        sigmas = torch.tensor([sampling.percent_to_sigma(1 - share) for share in shares.tolist()]).to(shares)
     predicts_v = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
     weights = (sigmas / sampling.sigma_data) ** 2 + 1 if predicts_v else torch.ones_like(sigmas)
     return sampling.noise_scaling(sigmas, noise, latents), sigmas, noise, weights

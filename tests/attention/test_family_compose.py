@@ -249,6 +249,7 @@ def test_training_weighs_the_errors_of_v_alike_at_every_noise_level(predicts_v):
     assert torch.allclose(x, z + sigmas[:, None, None, None] * noise)
     # An error d of the network's own answer moves (x - denoised) / sigma by d (noise) or d / sqrt(sigma^2 + 1) (v).
     sampling = model.get_model_object("model_sampling")
+    assert torch.allclose(sigmas, torch.tensor([sampling.percent_to_sigma(1 - share) for share in (0.2, 0.9)]))
     answers = [
         (x - sampling.calculate_denoised(sigmas, answer, x)) / sigmas[:, None, None, None] for answer in (x, x + 1)
     ]
