@@ -1,4 +1,4 @@
-"""The demonstration model: a small FLUX, its text side and its image codec, small enough to come with the pack."""
+"""The demonstration model: a small FLUX or UNet, its text side and its image codec; they come with the pack."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ FOLDER = Path(__file__).parent
 # model folder can have one of them; they are saved in workflow files, so they are never changed.
 ADAPTERS = {
     "demo": "adapter.safetensors",
+    "demo: unet": "unet_adapter.safetensors",
     "demo: all in focus": "all_in_focus.safetensors",
     "demo: refocus": "refocus.safetensors",
 }

@@ -8,9 +8,12 @@ from server import PromptServer
 
 from ..demo import FOLDER
 from ..demo.load import demo_files, load_demo
+from ..demo.network import KINDS
 from ..files import state
-from .schema import schema, without_places
+from .schema import fingerprint, schema, without_places
 
+# What graphs from before there was a second one draw with.
+FLUX = next(iter(KINDS))
 # Nodes under which a sentence stands, by id: one that no longer holds is replaced.
 _told: set[str] = set()
 
@@ -25,13 +28,21 @@ class BokehDemoModel(io.ComfyNode):
             "checkpoint",
             node_id="BokehDemoModel",
             display_name="Bokeh Demo Model",
-            description="A very small FLUX that comes with this pack and runs on any computer: objects before "
-            "patterned backgrounds, at 128 x 128. It shows how the blur slider and the sweep work, without a download.",
-            inputs=[],
+            description="A very small FLUX, or UNet as Stable Diffusion's, that comes with this pack and runs on any "
+            "computer: objects before patterned backgrounds, at 128 x 128. It shows how the blur slider and the sweep "
+            "work, without a download.",
+            inputs=[
+                io.Combo.Input(
+                    "network",
+                    options=list(KINDS),
+                    optional=True,
+                    tooltip='What draws: flux goes with the adapter "demo", unet with "demo: unet".',
+                )
+            ],
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip='Goes into the blur slider or the sweep, with the adapter "demo", or into the sampler.',
+                    tooltip="Goes into the blur slider or the sweep, with its adapter, or into the sampler.",
                 ),
                 io.Clip.Output(
                     display_name="clip",
@@ -43,14 +54,14 @@ class BokehDemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls):
+    def fingerprint_inputs(cls, network: str | None = FLUX):
         # A model trained again is read again.
-        return tuple(state(file) for file in demo_files(FOLDER))
+        return fingerprint(lambda name: (name, *map(state, demo_files(FOLDER, KINDS[name]))), network)
 
     @classmethod
     @without_places
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_demo(FOLDER, _tell))
+    def execute(cls, network: str = FLUX) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo(FOLDER, _tell, KINDS[network]))
 
 
 def _tell(sentence: str) -> None:

@@ -46,9 +46,9 @@ class Example(NamedTuple):
         prompt, seed: of the demonstration model.
         strip: whether the levels are shown below.
         said: written on it where the example itself draws otherwise.
-        kind: "blur", "words", "second" for a second pass, "photo" for Bokeh Render, "rack" for a pull of its focus,
-            "named" for a mask in place of the depth, "alpha" for semantic bokeh, whose plain picture is at 1, or
-            "camera" for the example itself.
+        kind: "blur", "unet" for the other network, "words", "second" for a second pass, "photo" for Bokeh Render,
+            "rack" for a pull of its focus, "named" for a mask in place of the depth, "alpha" for semantic bokeh, whose
+            plain picture is at 1, or "camera" for the example itself.
     """
 
     number: str
@@ -80,6 +80,7 @@ EXAMPLES = (
     Example("18", "a red heart before navy checks", 3, False, SAID, "alpha"),
     Example("19", "an orange square before plum tiles", 6, True, SAID),
     Example("20", "a red heart before navy checks", 4, True, "", "camera"),
+    Example("21", "an orange heart before plum lights", 10005, True, "", "unet"),
 )
 # Where the photos' focus is: the point, and for a pull its end. By the ball that it lies on.
 POINTS = {"9": ((0.24, 0.63),), "10": ((0.80, 0.44),), "11": ((0.24, 0.63), (0.80, 0.44)), "16": ((0.63, 0.52),)}
@@ -94,6 +95,13 @@ def blur_graph(example: Example) -> Graph:
     graph["single"] = node("PreviewImage", images=["match", 0])
     for name in ("report", "larger", "grid", "sheet"):
         del graph[name]
+    return graph
+
+
+def unet_graph(example: Example) -> Graph:
+    """The same sweep by the UNet."""
+    graph = blur_graph(example)
+    graph["demo"]["inputs"]["network"], graph["adapter"]["inputs"]["adapter"] = "unet", "demo: unet"
     return graph
 
 
@@ -230,6 +238,7 @@ def nearest() -> float:
 
 GRAPHS = {
     "blur": blur_graph,
+    "unet": unet_graph,
     "alpha": alpha_graph,
     "words": words_graph,
     "second": second_graph,

@@ -99,8 +99,9 @@ def load_models(options: argparse.Namespace) -> Parts:
 
     if options.demo:
         from bokeh.demo.load import load_demo
+        from bokeh.demo.network import KINDS
 
-        demo = load_demo(options.demo)
+        demo = load_demo(options.demo, kind=KINDS[options.family])
         return Parts(demo.model, demo.clip, demo.vae)
     import comfy.sd
     import comfy.utils
@@ -199,6 +200,7 @@ def _parser(recipe: type, presets: tuple[str, ...]) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="the demonstration model, of this pack or here",
     )
+    models.add_argument("--family", choices=("flux", "unet"), default="flux", help="which of them; default: flux")
     models.add_argument("--checkpoint", type=Path, metavar="FILE", help="model, text encoder and VAE in one file")
     models.add_argument("--unet", type=Path, metavar="FILE", help="a diffusion model")
     models.add_argument(

@@ -10,7 +10,9 @@ import pytest
 import torch
 from adapters import official_tensors
 from comfy.ldm.flux.model import Flux
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy_execution.utils import CurrentNodeContext
+from families import random_adapter
 from flux import relative_error, run_node
 from latent_preview import Latent2RGBPreviewer
 from safetensors.torch import load_file, save_file
@@ -19,7 +21,7 @@ from server import PromptServer
 
 from bokeh.demo.codec import CHANNELS, PatchCodec
 from bokeh.demo.load import DemoError, demo_files, load_demo
-from bokeh.demo.network import FLUX, FLUX_SIZES, build
+from bokeh.demo.network import FLUX, FLUX_SIZES, KINDS, UNET, build
 from bokeh.demo.words import TOKENS, WIDTH, WORDS, embed
 from bokeh.nodes import demo as demo_node
 from bokeh.weights import folder as adapter_folder
@@ -32,20 +34,23 @@ PROMPT = "a red disc in front of grey stripes"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with the three files of a demonstration model whose weights are random."""
+    """A folder with the files of the demonstration models, whose weights are random."""
     folder = tmp_path_factory.mktemp("demo")
     generator = torch.Generator().manual_seed(3)
-    state = {}
-    for name, weight in build(FLUX, torch.float32, "cpu").diffusion_model.state_dict().items():
-        noise = torch.randn(weight.shape, generator=generator)
-        norm = name.endswith(("norm.scale", "norm.weight"))
-        state[name] = (1 + 0.1 * noise if norm else 0.5 * noise / weight.shape[-1] ** 0.5).half()
-    save_file(state, folder / "model.safetensors")
+    for kind in KINDS.values():
+        state = {}
+        for name, weight in build(kind, torch.float32, "cpu").diffusion_model.state_dict().items():
+            noise = torch.randn(weight.shape, generator=generator)
+            norm = name.endswith(("norm.scale", "norm.weight")) or (weight.ndim == 1 and name.endswith("weight"))
+            state[name] = (1 + 0.1 * noise if norm else 0.5 * noise / weight[0].numel() ** 0.5).half()
+        save_file(state, folder / kind.file)
     codec = PatchCodec()
     codec.fit(pictures(64, 32, 32).movedim(-1, 1) * 2 - 1)
     save_file(codec.state_dict(), folder / "codec.safetensors")
     adapter = build_adapter(official_tensors(FLUX_SIZES["hidden_size"], BLOCKS), None, "random adapter")
     write_adapter(adapter, folder / "adapter.safetensors")
+    with torch.inference_mode():
+        write_adapter(random_adapter(load_demo(folder, kind=UNET).model), folder / "unet_adapter.safetensors")
     return folder
 
 
@@ -53,6 +58,17 @@ def files(tmp_path_factory):
 def demo(files):
     with torch.inference_mode():
         return load_demo(files)
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def network(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def either(files, network):
+    with torch.inference_mode():
+        return load_demo(files, kind=KINDS[network])
 
 
 @pytest.fixture(autouse=True)
@@ -186,25 +202,25 @@ def test_the_page_shows_them_on_the_node_until_the_text_is_mended(files, page):
 # Pictures
 
 
-def test_a_picture_of_the_standard_nodes(demo):
-    negative = encode(demo, "")
-    latents = ksample(demo.model, encode(demo, PROMPT), empty(count=2), negative=negative, cfg=3.0, steps=2)
+def test_a_picture_of_the_standard_nodes(either):
+    negative = encode(either, "")
+    latents = ksample(either.model, encode(either, PROMPT), empty(count=2), negative=negative, cfg=3.0, steps=2)
     assert latents.shape == (2, CHANNELS, 16, 16)
-    (images,) = run_node("VAEDecode", vae=demo.vae, samples={"samples": latents})
+    (images,) = run_node("VAEDecode", vae=either.vae, samples={"samples": latents})
     assert images.shape == (2, 128, 128, 3)
     assert torch.isfinite(images).all()
     assert images.min() >= 0
     assert images.max() <= 1
-    again = ksample(demo.model, encode(demo, PROMPT), empty(count=2), negative=negative, cfg=3.0, steps=2)
+    again = ksample(either.model, encode(either, PROMPT), empty(count=2), negative=negative, cfg=3.0, steps=2)
     assert torch.equal(again, latents)
-    other = ksample(demo.model, encode(demo, "blue heart"), empty(count=2), negative=negative, cfg=3.0, steps=2)
+    other = ksample(either.model, encode(either, "blue heart"), empty(count=2), negative=negative, cfg=3.0, steps=2)
     assert relative_error(other, latents) > 1e-3
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (136, 120), (256, 64)])
-def test_other_sizes_run(demo, width, height):
-    latents = ksample(demo.model, encode(demo, PROMPT), empty(width, height), steps=1)
-    (images,) = run_node("VAEDecode", vae=demo.vae, samples={"samples": latents})
+def test_other_sizes_run(either, width, height):
+    latents = ksample(either.model, encode(either, PROMPT), empty(width, height), steps=1)
+    (images,) = run_node("VAEDecode", vae=either.vae, samples={"samples": latents})
     assert images.shape == (1, height, width, 3)
     assert torch.isfinite(images).all()
 
@@ -252,12 +268,12 @@ def test_latents_of_another_model_are_refused(demo, node):
         run_node(node, vae=demo.vae, samples=empty(), **tiles)
 
 
-def test_the_live_preview_shows_the_mean_colour_of_every_patch(demo):
-    (latent,) = run_node("VAEEncode", vae=demo.vae, pixels=pictures(1, 128, 128))
-    formats = demo.model.get_model_object("latent_format")
+def test_the_live_preview_shows_the_mean_colour_of_every_patch(either):
+    (latent,) = run_node("VAEEncode", vae=either.vae, pixels=pictures(1, 128, 128))
+    formats = either.model.get_model_object("latent_format")
     previewer = Latent2RGBPreviewer(formats.latent_rgb_factors, formats.latent_rgb_factors_bias)
-    shown = previewer.decode_latent_to_preview(demo.model.model.process_latent_in(latent["samples"]))
-    (images,) = run_node("VAEDecode", vae=demo.vae, samples=latent)
+    shown = previewer.decode_latent_to_preview(either.model.model.process_latent_in(latent["samples"]))
+    (images,) = run_node("VAEDecode", vae=either.vae, samples=latent)
     means = images.unflatten(1, (16, 8)).unflatten(3, (16, 8)).mean((2, 4))[0]
     assert shown.size == (16, 16)
     values = torch.tensor(list(shown.getdata())).reshape(16, 16, 3) / 255
@@ -267,11 +283,12 @@ def test_the_live_preview_shows_the_mean_colour_of_every_patch(demo):
 # With the adapter
 
 
-def test_the_adapter_called_demo_runs_the_slider_and_the_sweep(demo, files, monkeypatch):
+def test_its_adapter_runs_the_slider_and_the_sweep(either, network, files, monkeypatch):
+    demo, called = either, KINDS[network].adapter
     monkeypatch.setattr(adapter_folder, "DEMO_FOLDER", files)
     loader = host_nodes.NODE_CLASS_MAPPINGS["BokehLoadAdapter"]
-    assert loader.validate_inputs("demo") is True
-    (adapter,) = run_node("BokehLoadAdapter", adapter="demo")
+    assert loader.validate_inputs(called) is True
+    (adapter,) = run_node("BokehLoadAdapter", adapter=called)
     positive, latent = encode(demo, PROMPT), empty()
     (slider,) = run_node("BokehBlur", model=demo.model, adapter=adapter, blur=15.0, strength=1.0)
     pivot = ksample(slider, positive, latent)
@@ -287,7 +304,7 @@ def test_the_adapter_called_demo_runs_the_slider_and_the_sweep(demo, files, monk
 
 def test_the_adapter_called_demo_is_listed_and_missed_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(adapter_folder, "DEMO_FOLDER", tmp_path)
-    assert adapter_folder.adapter_choices()[-3:] == ["demo", "demo: all in focus", "demo: refocus"]
+    assert adapter_folder.adapter_choices()[-4:] == ["demo", "demo: unet", "demo: all in focus", "demo: refocus"]
     with pytest.raises(AdapterError) as caught:
         adapter_folder.adapter_path("demo")
     assert str(caught.value) == (
@@ -299,37 +316,46 @@ def test_the_adapter_called_demo_is_listed_and_missed_by_name(tmp_path, monkeypa
 # Files
 
 
-def test_the_network_is_the_host_s_and_holds_the_weights_of_the_file(demo, files):
-    model = demo.model.model
-    assert type(model.diffusion_model) is Flux
+def test_the_network_is_the_host_s_and_holds_the_weights_of_the_file(either, network, files):
+    model = either.model.model
+    assert type(model.diffusion_model) is {"flux": Flux, "unet": UNetModel}[network]
     # Newer hosts give some weights another name.
-    stored = model.model_config.process_unet_state_dict(load_file(files / "model.safetensors"))
+    stored = model.model_config.process_unet_state_dict(load_file(files / KINDS[network].file))
     loaded = model.diffusion_model.state_dict()
     assert loaded.keys() == stored.keys()
     assert all(torch.equal(loaded[name], stored[name].to(loaded[name].dtype)) for name in stored)
 
 
-def test_the_node_gives_all_three_and_reads_new_files(files, tmp_path, monkeypatch):
+def test_the_node_gives_all_three_and_reads_new_files(network, files, tmp_path, monkeypatch):
     for file in files.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr(demo_node, "FOLDER", tmp_path)
-    model, clip, vae = run_node("BokehDemoModel")
+    model, clip, vae = run_node("BokehDemoModel", network=network)
+    assert type(model.model.model_config) is KINDS[network].config
     (conditioning,) = run_node("CLIPTextEncode", clip=clip, text=PROMPT)
     latents = ksample(model, conditioning, empty(), steps=1)
     (images,) = run_node("VAEDecode", vae=vae, samples={"samples": latents})
     assert images.shape == (1, 128, 128, 3)
-    before = demo_node.BokehDemoModel.fingerprint_inputs()
-    assert demo_node.BokehDemoModel.fingerprint_inputs() == before
-    os.utime(tmp_path / "model.safetensors", ns=(0, 0))
-    assert demo_node.BokehDemoModel.fingerprint_inputs() != before
+    fingerprint = demo_node.BokehDemoModel.fingerprint_inputs
+    before = fingerprint(network)
+    assert fingerprint(network) == before
+    assert len({before, *map(fingerprint, KINDS)}) == len(KINDS)
+    os.utime(tmp_path / KINDS[network].file, ns=(0, 0))
+    assert fingerprint(network) != before
+
+
+def test_graphs_from_before_there_were_two_draw_with_the_first():
+    (model, _, _) = run_node("BokehDemoModel")
+    assert type(model.model.model_config) is FLUX.config
+    assert demo_node.BokehDemoModel.fingerprint_inputs() == demo_node.BokehDemoModel.fingerprint_inputs("flux")
 
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("harm", ["missing", "cut off", "other"])
-def test_a_file_that_is_not_right_is_named_with_what_to_do(files, tmp_path, number, harm):
+def test_a_file_that_is_not_right_is_named_with_what_to_do(network, files, tmp_path, number, harm):
     for file in files.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    bad = demo_files(tmp_path)[number]
+    bad = demo_files(tmp_path, KINDS[network])[number]
     if harm == "missing":
         bad.unlink()
     elif harm == "cut off":
@@ -338,7 +364,7 @@ def test_a_file_that_is_not_right_is_named_with_what_to_do(files, tmp_path, numb
         save_file({"mean": torch.zeros(3)}, bad)
     said = {"missing": "there is no such file", "cut off": "is damaged or cut off", "other": "does not fit"}
     with pytest.raises(DemoError) as caught:
-        load_demo(tmp_path)
+        load_demo(tmp_path, kind=KINDS[network])
     assert str(caught.value).startswith(f"{bad}: {said[harm]}")
     assert str(caught.value).endswith(
         "It comes with the Bokeh pack: install the pack again, or restore the file in its folder."

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bokeh.demo.network import build
+from bokeh.demo.network import UNET, build
 from bokeh.tools.demo.carriers import PARTS, shared
 from bokeh.tools.demo.judge import LEVELS, PIVOT
-from bokeh.tools.demo.unet import UNET
 
 
 def test_rows_get_what_the_pivots_row_of_their_own_branch_gets():

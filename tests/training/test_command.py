@@ -80,6 +80,12 @@ def test_a_signal_stops_after_the_step_and_the_same_command_goes_on(demo, tmp_pa
     assert read_adapter(tmp_path / "run" / BEST).settings.rank == 4
 
 
+def test_either_network_of_the_demonstration_model_is_trained_on(tmp_path):
+    once = ("--steps", 1, "--measure-every", 1, "--batch", 4, "--no-samples")
+    assert "step 1/1" in finish(start("--demo", "--family", "unet", *once, "--out", tmp_path))
+    assert read_adapter(tmp_path / BEST).settings.family == "unet"
+
+
 def test_what_is_missing_or_wrong_is_said_before_anything_is_loaded(tmp_path):
     files = ("--unet", "a", "--clip", "b", "--vae", "c", "--pairs", "d", "--clip-type", "none")
     refused = [

@@ -55,7 +55,7 @@ def base(options: argparse.Namespace) -> int:
     import torch
 
     from bokeh.demo.load import demo_files
-    from bokeh.tools.demo.unet import KINDS
+    from bokeh.demo.network import KINDS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -93,9 +93,9 @@ def _codec(options: argparse.Namespace, device: str) -> Any:
 def _network(options: argparse.Namespace, codec: Any, device: str) -> dict[str, Any]:
     """The network's averaged weights."""
     from bokeh.demo.load import demo_files
+    from bokeh.demo.network import KINDS
     from bokeh.host import flux_file_names
     from bokeh.tools.demo.base import BaseRecipe, BaseTrainer
-    from bokeh.tools.demo.unet import KINDS
 
     recipe = BaseRecipe(steps=options.steps, batch=options.batch, seed=options.seed, family=options.family)
     trainer = BaseTrainer(codec, recipe, device, options.compile)
@@ -123,7 +123,7 @@ def _network(options: argparse.Namespace, codec: Any, device: str) -> dict[str, 
             saved = now
             trainer.save(checkpoint)
 
-    trainer.run(on_step)
+    trainer.run(on_step, options.workers)
     trainer.save(checkpoint)
     return flux_file_names(trainer.average)
 
@@ -272,15 +272,17 @@ def _demo(options: argparse.Namespace, **settings: float):
     import torch
 
     torch.set_grad_enabled(False)
+    from bokeh.demo import ADAPTERS
     from bokeh.demo.load import load_demo
+    from bokeh.demo.network import KINDS
     from bokeh.tools.demo.judge import Painter
-    from bokeh.tools.demo.unet import KINDS
     from bokeh.weights.files import read_adapter
 
-    demo = load_demo(options.demo, kind=KINDS[options.family])
+    kind = KINDS[options.family]
+    demo = load_demo(options.demo, kind=kind)
     by = getattr(options, "by", "adapter")
     if by == "adapter":
-        return Painter(*demo, **settings), read_adapter(options.adapter or options.demo / "adapter.safetensors")
+        return Painter(*demo, **settings), read_adapter(options.adapter or options.demo / ADAPTERS[kind.adapter])
     from bokeh.tools.demo.dials import LoraPainter, WordsPainter
 
     if by == "words":
@@ -329,6 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     making.add_argument("--codec", type=Path, metavar="FOLDER", help="take the codec there instead of making one")
     making.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="by torch.compile")
+    making.add_argument("--workers", type=int, default=0, help="processes that draw pictures ahead; for a GPU")
     making.set_defaults(command=base)
     learning = commands.add_parser("conditions", help="train a LoRA of the virtual camera")
     learning.add_argument("kind", choices=("all_in_focus", "refocus"))

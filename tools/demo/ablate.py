@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ...attention.attend import CALL
 from ...attention.install import block_places
 from ...demo.load import load_demo
+from ...demo.network import UNET
 from ...training.recipe import Recipe
 from ...training.scenes import Scenes
 from ...training.session import Parts, Session
 from ...weights.format import Adapter
 from .judge import Case, Painter, Verdict, evaluate
-from .unet import UNET
 
 RECIPE = Recipe(
     batch=64,

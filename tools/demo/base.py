@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 from comfy.model_sampling import V_PREDICTION
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ...demo import words
 from ...demo.codec import PatchCodec
 from ...demo.load import load_weights
-from ...demo.network import SHIFT, build
+from ...demo.network import KINDS, SHIFT, build
 from ...files import whole_file
 from ...host import training
 from ...training.network import noisy
 from ...training.recipe import rate_share
 from ...training.scenes import Scenes, tell_blur
-from .unet import KINDS
 
 CAP = 5.0
 FROM_FOLDER = "Give the folder into which an earlier `base` run wrote its model and codec."
@@ -41,7 +41,7 @@ class BaseRecipe:
         steps: optimiser steps.
         batch: pictures a step.
         seed: of the weights and of everything drawn.
-        family: a name of ``unet.KINDS``.
+        family: a name of ``network.KINDS``.
         matrix_rate: learning rate of the blocks' matrices (Muon, Jordan et al. 2024), kernels of convolutions among
             them, flattened.
         rate: learning rate of everything else (AdamW).
@@ -134,10 +134,6 @@ class BaseTrainer:
         """Pictures [n, H, W, 3] in 0..1 -> latents [n, C, h, w] in the model's own scale."""
         return self._scale(self.codec.encode(2 * images.movedim(-1, 1) - 1))
 
-    def shares(self, uniform: Tensor) -> Tensor:
-        """Numbers evenly spread over 0..1 -> shares of the way to pure noise, spread as the sampler's steps are."""
-        return noise_levels(uniform) if self.recipe.family == "flux" else uniform
-
     def predict(
         self, latents: Tensor, noise: Tensor, shares: Tensor, tokens: Tensor, pooled: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,7 +176,7 @@ class BaseTrainer:
         latents = self.latents(pictures.images)
         noise = torch.randn(latents.shape, generator=generator)
         offsets = (torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=generator)) / recipe.batch
-        shares = self.shares(offsets[torch.randperm(recipe.batch, generator=generator)])
+        shares = noise_levels(offsets[torch.randperm(recipe.batch, generator=generator)])
         lot = torch.rand(recipe.batch, 3, generator=generator)
         keep = torch.rand(recipe.batch, words.TOKENS, generator=generator) < 0.5
         keep |= (lot[:, 1] >= recipe.partial)[:, None]
@@ -192,15 +188,15 @@ class BaseTrainer:
             )
         ]
         tokens, pooled = encode_captions(captions, keep)
-        return tuple(part.to(self.device) for part in (latents, noise, shares, tokens, pooled))
+        return latents, noise, shares, tokens, pooled
 
-    def train_step(self) -> float:
-        """One step; returns its loss."""
+    def train_step(self, drawn: tuple[Tensor, ...]) -> float:
+        """One step with what ``draw`` gives; returns its loss."""
         recipe = self.recipe
         share = rate_share(self.step, recipe.steps, recipe.warmup, recipe.decay)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * share
-        predicted, target, weights = self.predict(*self.draw(self.step))
+        predicted, target, weights = self.predict(*(part.to(self.device) for part in drawn))
         loss = (weights * (predicted - target).square()).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -247,12 +243,29 @@ class BaseTrainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
-    def run(self, on_step: Callable[[int, float], None]) -> None:
-        """Train to the last step; ``on_step(steps done, loss)`` is called after each."""
+    def run(self, on_step: Callable[[int, float], None], workers: int = 0) -> None:
+        """Train to the last step.
+
+        Args:
+            on_step: called with the steps done and the loss, after each.
+            workers: processes that draw ahead, for GPUs, which learn faster than one process draws.
+        """
         self.network.train()
-        while self.step < self.recipe.steps:
-            loss = self.train_step()
-            on_step(self.step, loss)
+        for drawn in DataLoader(_Steps(self), batch_size=None, num_workers=workers):
+            on_step(self.step, self.train_step(drawn))
+
+
+class _Steps(Dataset):
+    """What the steps that are left are trained on."""
+
+    def __init__(self, trainer: BaseTrainer) -> None:
+        self._draw, self._first, self._count = trainer.draw, trainer.step, trainer.recipe.steps - trainer.step
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self._draw(self._first + index)
 
 
 def _is_matrix(name: str, weight: Tensor) -> bool:

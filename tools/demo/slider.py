@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ...demo import words
 from ...demo.codec import PatchCodec
 from ...demo.load import demo_files, load_weights
+from ...demo.network import KINDS
 from ...training.recipe import rate_share
 from ...training.scenes import BLUR_WORDS, tell_blur
-from .base import BaseRecipe, BaseTrainer, encode_captions
-from .unet import KINDS
+from .base import BaseRecipe, BaseTrainer, encode_captions, noise_levels
 
 # Parts of the names of layers that see no picture: of text, of the timestep.
 _OTHERS = ("txt_", "_mod.", "modulation", "emb_layers", "attn2.to_k", "attn2.to_v")
@@ -96,7 +96,7 @@ def train_slider(base: BaseTrainer, recipe: SliderRecipe, on_step: Callable[[int
         pictures = base.scenes.draw(generator, recipe.batch, 1)
         latents = base.latents(pictures.images)
         noise = torch.randn(latents.shape, generator=generator)
-        shares = base.shares(torch.rand(recipe.batch, generator=generator))
+        shares = noise_levels(torch.rand(recipe.batch, generator=generator))
         rungs = torch.randint(len(ends), (recipe.batch,), generator=generator)
         told = [tell_blur(text, blur) for text, blur in zip(pictures.captions, ends[rungs].tolist(), strict=True)]
         every = torch.ones(recipe.batch, words.TOKENS)
