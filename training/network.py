@@ -5,7 +5,7 @@ Three things in the host stand between its network and gradients, and are answer
 - Its blocks write ``x += ...`` over values that the backward pass needs. They get tensors whose ``+=`` makes a
   new one (``_OutOfPlace``).
 - Weights that were loaded inside a node are inference tensors, which autograd refuses. While training lasts, others
-  over the same memory stand in their places.
+  over the same memory stand in their places (``plain``).
 - Its fastest attention has no gradient. Attention goes to the host's own functions that have one.
 """
 
@@ -33,6 +33,7 @@ from ..host import training
 from ..weights.format import Adapter
 from .checkpoint import TrainingError
 from .pictures import Text
+from .plain import without_inference_tensors
 from .recipe import Unit
 
 
@@ -83,8 +84,7 @@ class Network:
         """Gradients on and training's patches on the model; both gone afterwards, whatever happens."""
         base = self.clone.model
         with ExitStack() as stack:
-            if any(tensor.is_inference() for tensor in [*base.parameters(), *base.buffers()]):
-                stack.enter_context(self._without_inference_tensors())
+            stack.enter_context(without_inference_tensors(self.clone, self.refusal))
             stack.enter_context(gradients())
             learning = [weight for weight in base.parameters() if weight.requires_grad]
             try:
@@ -196,43 +196,6 @@ class Network:
         with_keys = self.adapter.settings.unfreeze_k
         return Grounding(*(row_index(part, self.device) for part in parts), with_keys=with_keys)
 
-    @contextmanager
-    def _without_inference_tensors(self) -> Iterator[None]:
-        self._unload()
-        kept = [
-            (members, name, tensor)
-            for module in self.clone.model.modules()
-            for members in (module._parameters, module._buffers)
-            for name, tensor in members.items()
-            if tensor is not None and tensor.is_inference()
-        ]
-
-        def put_back() -> None:
-            for members, name, tensor in kept:
-                members[name] = tensor
-
-        try:
-            with torch.inference_mode(False):
-                for members, name, tensor in kept:
-                    try:
-                        members[name] = _outside_inference(tensor)
-                    except (RuntimeError, TypeError, NotImplementedError) as error:
-                        raise self.refusal(f"its weight {name} cannot be had with gradients") from error
-            yield
-        finally:
-            # Before the model leaves its device, so that nothing is moved that is dropped, and after, because the host
-            # then puts back what LoRAs had changed.
-            put_back()
-            self._unload()
-            put_back()
-
-    def _unload(self) -> None:
-        """Take the model off its device, so that no weight is pinned or patched while it is replaced."""
-        for entry in list(comfy.model_management.current_loaded_models):
-            if entry.model is not None and self.clone.is_clone(entry.model):
-                comfy.model_management.current_loaded_models.remove(entry)
-                entry.model_unload()
-
 
 def noisy(sampling: nn.Module, latents: Tensor, noise: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What a model is trained on, in its own scale.
@@ -311,18 +274,3 @@ def differentiable(func, q: Tensor, *args, **kwargs) -> Tensor:
     # On a CPU the plain matrix products are several times faster than the backward pass of the fused function.
     kept = attention_basic if q.device.type == "cpu" else attention_pytorch
     return kept(q, *args, **kwargs)
-
-
-def _outside_inference(tensor: Tensor) -> Tensor:
-    """The same numbers in the same memory, so that every kernel does with them what it did before."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        names, context = tensor.__tensor_flatten__()
-        parts = {name: _outside_inference(getattr(tensor, name)) for name in names}
-        made = type(tensor).__tensor_unflatten__(parts, context, tensor.size(), tensor.stride())
-        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
-    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
-    # Of the same class and with the same attributes: quantised weights carry their kind and shape in them.
-    plain = plain.as_subclass(type(tensor))
-    plain.__dict__.update(tensor.__dict__)
-    return plain.requires_grad_(tensor.requires_grad)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,11 @@ from ..attention.rows import Pivot, Plan
 from ..sweep.sheet import contact_sheet
 from ..sweep.values import format_value
 from ..weights.format import Adapter
+from .checkpoint import TrainingError
 from .curve import draw_losses
 from .encoded import EncodedDataset
 from .pictures import Dataset
+from .plain import without_inference_tensors
 from .processes import Alone
 from .recipe import Recipe
 from .trainer import Progress, Trainer
@@ -53,8 +56,9 @@ class Session:
         self, parts: Parts, dataset: Dataset, recipe: Recipe, folder: Path | None, processes: Alone | None = None
     ):
         data = EncodedDataset(dataset, parts.vae, parts.clip, parts.model)
-        self.trainer = Trainer(parts.model, data, recipe, folder, processes)
         self._parts, self._dataset = parts, dataset
+        with self._encoders():
+            self.trainer = Trainer(parts.model, data, recipe, folder, processes)
 
     def run(
         self,
@@ -81,8 +85,23 @@ class Session:
                     picture = _stack(picture, self.sweep())
             show(progress, picture)
 
-        self.trainer.run(steps, on_step, measure_every, save_every)
+        with self._encoders():
+            self.trainer.run(steps, on_step, measure_every, save_every)
         return self.curve(steps)
+
+    @contextmanager
+    def _encoders(self) -> Iterator[None]:
+        """Text encoder and VAE as they may come to their device where gradients are."""
+        with ExitStack() as stack:
+            for name, part in (("text encoder", self._parts.clip), ("VAE", self._parts.vae)):
+
+                def refusal(why: str, name: str = name) -> TrainingError:
+                    return TrainingError(
+                        f"This {name} cannot be used in training: {why}. Load the same {name} from a bf16 or fp16 file."
+                    )
+
+                stack.enter_context(without_inference_tensors(part.patcher, refusal))
+            yield
 
     def curve(self, steps: int) -> Tensor:
         """The losses so far, [1, height, width, 3] in 0..1."""

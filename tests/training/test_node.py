@@ -13,6 +13,7 @@ import nodes
 import pytest
 import torch
 from blobs import tiny_flux
+from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.flux import FluxTokenizer
 from demo_files import write_demo
@@ -73,6 +74,46 @@ def test_an_adapter_is_trained_shown_used_and_trained_further(demo, monkeypatch)
     assert torch.isfinite(rows).all()
     with pytest.raises(TrainingError, match="was made with another recipe: rank 4 there and 8 here"):
         train(demo, "mine/first", steps=6, rank=8)
+
+
+def test_what_moves_to_its_device_in_training_works_there_and_in_the_nodes_after_it(tmp_path, monkeypatch):
+    """As to a GPU. On a CPU the host moves nothing, so every weight gets new memory when it would be moved, in the same
+    way."""
+    load, unload = ModelPatcher.load, ModelPatcher.detach
+
+    def moved(patcher, *args, **kwargs):
+        patcher.model._apply(torch.clone)
+        # The card is full, and something else has to make room.
+        loaded = comfy.model_management.current_loaded_models
+        for entry in [entry for entry in loaded if entry.model is other and patcher is not other]:
+            loaded.remove(entry)
+            entry.model_unload()
+        return load(patcher, *args, **kwargs)
+
+    def moved_back(patcher, *args, **kwargs):
+        patcher.model._apply(torch.clone)
+        return unload(patcher, *args, **kwargs)
+
+    monkeypatch.setattr(ModelPatcher, "load", moved)
+    monkeypatch.setattr(ModelPatcher, "detach", moved_back)
+    demo, other = load_demo(write_demo(tmp_path)), tiny_flux()
+    comfy.model_management.load_models_gpu([other])
+    parts = [demo.clip.patcher, demo.vae.patcher, demo.model]
+    own = [list(part.model.parameters()) for part in parts]
+    adapter, _ = train(demo, "mine/moved")
+    for part, weights in zip(parts, own, strict=True):
+        assert all(weight is kept for weight, kept in zip(part.model.parameters(), weights, strict=True))
+    positive = demo.clip.encode_from_tokens_scheduled(demo.clip.tokenize("a red disc before teal lights"))
+    model, latent, _ = run_node(
+        "BokehSweep",
+        model=demo.model,
+        adapter=adapter,
+        latent={"samples": demo.vae.encode(torch.zeros(1, 128, 128, 3))},
+        blurs="0, 15, 30",
+        strength=1.0,
+    )
+    assert torch.isfinite(demo.vae.decode(ksample(model, positive, latent))).all()
+    assert all(weight.t().is_inference() for weight in other.model.parameters() if weight.ndim == 2)
 
 
 def test_an_interrupt_from_the_page_stops_training_and_keeps_the_checkpoint(demo, monkeypatch):
