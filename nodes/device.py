@@ -38,7 +38,8 @@ def where_it_fits(work: Callable[..., Tensor], need: int) -> Callable[..., Tenso
         except comfy.model_management.OOM_EXCEPTION:
             # Somebody else took the memory in between; the processor's is slower but larger.
             device = torch.device("cpu")
-            comfy.model_management.soft_empty_cache()
-            return work(*tensors, **settings)
+        # Once the error is gone, and with it what the work had made until then.
+        comfy.model_management.soft_empty_cache()
+        return work(*(tensor.to(device) for tensor in tensors), **settings)
 
     return done

@@ -10,7 +10,7 @@ import comfy.utils
 import pytest
 import torch
 
-from bokeh.nodes.device import device_for
+from bokeh.nodes.device import device_for, where_it_fits
 from bokeh.nodes.render import BokehRender
 from bokeh.nodes.report import BokehReport
 from bokeh.nodes.results import BokehSweepGrid
@@ -271,6 +271,28 @@ def test_without_memory_on_the_device_the_processor_renders(monkeypatch):
     monkeypatch.setattr("bokeh.nodes.render.render_defocus", full)
     assert torch.equal(run(image, depth)[0], expected)
     assert len(calls) == 2
+
+
+def test_the_processor_gets_what_lies_on_a_device_without_memory(monkeypatch):
+    """With --gpu-only the pictures do."""
+    moved = []
+
+    class Picture(torch.Tensor):
+        def to(self, device):
+            moved.append(device)
+            return self
+
+    def full(picture):
+        if len(moved) == 1:
+            raise comfy.model_management.OOM_EXCEPTION
+        return picture
+
+    management, gpu = comfy.model_management, torch.device("meta")
+    monkeypatch.setattr(management, "get_torch_device", lambda: gpu)
+    monkeypatch.setattr(management, "free_memory", lambda need, device: None)
+    monkeypatch.setattr(management, "get_free_memory", lambda device: 100)
+    where_it_fits(full, 100)(torch.zeros(1).as_subclass(Picture))
+    assert moved == [gpu, torch.device("cpu")]
 
 
 def test_the_host_is_asked_for_memory_and_a_device_that_is_full_or_lacks_transforms_is_not_used(monkeypatch):
