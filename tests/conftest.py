@@ -43,6 +43,8 @@ def _load_host() -> None:
     args.cpu = not torch.cuda.is_available()
     args.base_directory = str(base)
     torch.set_grad_enabled(False)
+    # Convolutions of a GPU keep 10 bits otherwise, and equal pictures are apart by more than the tests allow.
+    torch.backends.cudnn.allow_tf32 = False
     # Before `nodes`, which puts the host's inner folder with a module of the same name on the path.
     importlib.import_module("utils.extra_config")
     import nodes
@@ -167,7 +169,7 @@ def reference_rounding(monkeypatch):
 
     def timestep_embedding(t, dim, max_period=10000, time_factor=1000.0):
         assert (dim, max_period) == (256, 10000)
-        angles = (time_factor * t).float()[:, None] * frequencies
+        angles = (time_factor * t).float()[:, None] * frequencies.to(t.device)
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
     monkeypatch.setattr(comfy.ldm.flux.model, "timestep_embedding", timestep_embedding)

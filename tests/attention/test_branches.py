@@ -27,7 +27,7 @@ def test_the_negative_branch_is_known_whatever_the_order(golden, adapter):
 
     def watch(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
         call = transformer_options["bokeh_call"]
-        roles.append((transformer_options["cond_or_uncond"], call.bias[0][:, 0], call.grounding))
+        roles.append((transformer_options["cond_or_uncond"], call.bias[0][:, 0].cpu(), call.grounding))
         return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     model.add_wrapper_with_key("apply_model", "test", watch)

@@ -72,7 +72,7 @@ def test_linear_layers_that_dequantise_on_the_fly(golden, adapter):
         def __init__(self, linear):
             super().__init__()
             self.scale = linear.weight.abs().amax() / 127
-            self.stored = (linear.weight / self.scale).round().to(torch.int8)
+            self.register_buffer("stored", (linear.weight / self.scale).round().to(torch.int8))
             self.bias = linear.bias
 
         def forward(self, x):

@@ -221,12 +221,14 @@ def test_adapters_sit_on_projections_because_norms_may_be_fused_away(name):
 def test_a_network_called_by_hand_is_its_old_self_once_its_model_is_loaded_again(name):
     case = build_case(name)
     base, generator = case.model.model, torch.Generator().manual_seed(2)
-    x, t = torch.randn(1, *case.kind.shape, generator=generator), torch.tensor([0.5])
-    extra = {} if name == "sd15" else {"y": case.positive[0][1]["pooled_output"]}
+    given = {"x": torch.randn(1, *case.kind.shape, generator=generator), "t": torch.tensor([0.5])}
+    given |= {} if name == "sd15" else {"y": case.positive[0][1]["pooled_output"]}
+    given["c_crossattn"] = case.positive[0][0]
+    given = {name: part.to(case.model.load_device) for name, part in given.items()}
 
     def by_hand() -> torch.Tensor:
         comfy.model_management.load_models_gpu([case.model])
-        return base.apply_model(x, t, c_crossattn=case.positive[0][0], **extra)
+        return base.apply_model(**given)
 
     before = by_hand()
     case.run(install(case.model, random_adapter(case.model), SWEEP), 3, 4.0)
@@ -244,7 +246,7 @@ def test_training_weighs_the_errors_of_v_alike_at_every_noise_level(predicts_v):
     z, noise = torch.randn(2, 2, 4, 8, 8, generator=generator)
     unit = Unit(z, noise, torch.tensor([0.2, 0.9]), torch.zeros(2), Text(torch.zeros(2, 7, 24)), (0, 1))
     with network.ready():
-        x, sigmas, target, weights = network.noisy(unit)
+        x, sigmas, target, weights = (part.cpu() for part in network.noisy(unit))
     assert torch.equal(target, noise)
     assert torch.allclose(x, z + sigmas[:, None, None, None] * noise)
     # An error d of the network's own answer moves (x - denoised) / sigma by d (noise) or d / sqrt(sigma^2 + 1) (v).

@@ -54,7 +54,7 @@ def test_a_pivot_follows_a_given_picture_at_every_noise_level(case, frames):
     seen, base = [], case.model.model
 
     def watch(apply_model, args):
-        seen.append((args["timestep"], args["input"][2:3]))
+        seen.append((args["timestep"].cpu(), args["input"][2:3].cpu()))
         return apply_model(args["input"], args["timestep"], **args["c"])
 
     swept = install(case.model, adapter_of(case), Plan(BLURS, Pivot(15.0, 1.0, latent=picture), one_scene=True))

@@ -220,7 +220,7 @@ def test_a_pivot_follows_the_trajectory_through_every_level(golden, adapter, inv
     seen = []
 
     def watch(executor, x, timestep, *args, **kwargs):
-        seen.append((float(timestep[-1]), x[-1].clone()))
+        seen.append((float(timestep[-1]), x[-1].to("cpu", copy=True)))
         return executor(x, timestep, *args, **kwargs)
 
     swept_model.add_wrapper_with_key("diffusion_model", "test", watch)

@@ -33,7 +33,7 @@ def watched(model) -> list[tuple[float, torch.Tensor, int]]:
     seen = []
 
     def watch(executor, x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs):
-        seen.append((float(timestep[0]), x.clone(), len(transformer_options["cond_or_uncond"])))
+        seen.append((float(timestep[0]), x.to("cpu", copy=True), len(transformer_options["cond_or_uncond"])))
         return executor(x, timestep, context, y, guidance, ref_latents, control, transformer_options, **kwargs)
 
     model.add_wrapper_with_key("diffusion_model", "test", watch)

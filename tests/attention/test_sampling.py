@@ -172,7 +172,7 @@ def test_a_given_latent_is_noised_to_the_level_of_every_call(golden, adapter):
     rows_seen = []
 
     def watch(executor, x, timestep, *args, **kwargs):
-        rows_seen.append((timestep[-1:].clone(), x[-1:].clone()))
+        rows_seen.append((timestep[-1:].to("cpu", copy=True), x[-1:].to("cpu", copy=True)))
         return executor(x, timestep, *args, **kwargs)
 
     model.add_wrapper_with_key("diffusion_model", "test", watch)

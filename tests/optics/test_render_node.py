@@ -254,7 +254,8 @@ def test_a_drawn_aperture_draws_the_lights_of_the_background_upright():
     with pytest.raises(ValueError, match=r"^The values of the aperture have NaN"):
         BokehRender.execute(image, depth=depth, aperture=torch.full((1, 8, 8), float("nan")), **settings)
     with_channel = BokehRender.execute(image, depth=depth, aperture=triangle[None, None], **settings | {"focus_y": 0.0})
-    assert torch.equal(with_channel.result[0], far)
+    # A GPU adds in an order of its own, and a display's curve is steep at black.
+    torch.testing.assert_close(with_channel.result[0], far, atol=1e-3, rtol=0)
 
 
 def test_without_memory_on_the_device_the_processor_renders(monkeypatch):
@@ -269,7 +270,7 @@ def test_without_memory_on_the_device_the_processor_renders(monkeypatch):
         return render_defocus(*args, **settings)
 
     monkeypatch.setattr("bokeh.nodes.render.render_defocus", full)
-    assert torch.equal(run(image, depth)[0], expected)
+    torch.testing.assert_close(run(image, depth)[0], expected, atol=1e-3, rtol=0)
     assert len(calls) == 2
 
 

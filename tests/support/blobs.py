@@ -56,7 +56,7 @@ class Blobs:
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
-    return {name: weight.clone() for name, weight in model.model.state_dict().items()}
+    return {name: weight.to("cpu", copy=True) for name, weight in model.model.state_dict().items()}
 
 
 def tensors_of(model) -> dict[str, torch.Tensor]:

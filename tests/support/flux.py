@@ -190,4 +190,5 @@ def _custom(name: str, **inputs):
 
 
 def relative_error(ours: Tensor, expected: Tensor) -> float:
+    ours, expected = ours.cpu(), expected.cpu()
     return float(torch.linalg.vector_norm(ours - expected) / torch.linalg.vector_norm(expected))

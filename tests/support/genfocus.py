@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import comfy.model_management
 import torch
 from flux import Golden, run_node
 from torch import Tensor, nn
@@ -78,18 +79,21 @@ class Statement:
     """
 
     def __init__(self, network, lora, conditions, deltas, txt, pooled, guidance: float) -> None:
-        self.network, self.lora, self.conditions, self.deltas = network, lora, conditions, deltas
-        self.txt, self.pooled, self.guidance = txt, pooled, guidance
+        self.device = comfy.model_management.get_torch_device()
+        self.network, self.deltas, self.guidance = network, deltas, guidance
+        self.lora = {name: tensor.to(self.device) for name, tensor in lora.items()}
+        self.conditions = [latents.to(self.device) for latents in conditions]
+        self.txt, self.pooled = txt.to(self.device), pooled.to(self.device)
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         count = len(self.conditions)
-        rows = torch.cat([x, *self.conditions])
-        t = torch.tensor([sigma] + [0.0] * count)
-        guidance = torch.tensor([self.guidance] + [1.0] * count)
+        rows = torch.cat([x.to(self.device), *self.conditions])
+        t = torch.tensor([sigma] + [0.0] * count, device=self.device)
+        guidance = torch.tensor([self.guidance] + [1.0] * count, device=self.device)
         options = {"optimized_attention_override": self._attention}
         txt, pooled = self.txt.expand(1 + count, -1, -1), self.pooled.expand(1 + count, -1)
         with self._changed(), torch.no_grad():
-            return self.network(rows, t, txt, pooled, guidance, transformer_options=options)[:1]
+            return self.network(rows, t, txt, pooled, guidance, transformer_options=options)[:1].to(x)
 
     def run(self, x: Tensor, sigmas: Tensor) -> Tensor:
         """Euler's steps."""

@@ -154,10 +154,11 @@ def statement(scene: Scene, alpha: float, layout: float, latent: dict, *, sample
     prompts = [scene.positive()[0] if i < first_in_focus else focus for i in range(steps)]
 
     def predict(x: Tensor, sigma: float, entry: list) -> Tensor:
-        given = {} if scene.guidance is None else {"y": entry[1]["pooled_output"]}
+        given = {"x": x, "t": torch.tensor([sigma]), "c_crossattn": entry[0]}
         if scene.guidance is not None:
-            given["guidance"] = torch.tensor([entry[1]["guidance"]])
-        return model.apply_model(x, torch.tensor([sigma]), c_crossattn=entry[0], **given)
+            given |= {"y": entry[1]["pooled_output"], "guidance": torch.tensor([entry[1]["guidance"]])}
+        device = scene.model.load_device
+        return model.apply_model(**{name: part.to(device) for name, part in given.items()}).to(x)
 
     def denoised(x: Tensor, i: int) -> Tensor:
         prompted = predict(x, sigmas[i], prompts[i])

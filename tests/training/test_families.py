@@ -68,7 +68,7 @@ def test_a_training_forward_is_a_sampling_forward(case):
     with network.ready():
         network.load(x.shape)
         levels, annotations = torch.full((3,), sigma), torch.tensor(BLURS) / 30
-        found = network.velocity(x, levels, annotations, text, (1, 1, 1), 3.5).detach()
+        found = network.velocity(x, levels, annotations, text, (1, 1, 1), 3.5).detach().cpu()
     assert relative_error(x - sigma * found, denoised) <= 1e-5
 
 

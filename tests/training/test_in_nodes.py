@@ -92,7 +92,7 @@ class PackedLinear(torch.nn.Module):
 
     def matrix(self, dtype):
         data = self.weight.to("cpu").as_subclass(torch.Tensor)
-        return data.view(torch.int8).reshape(self.weight.shape).to(dtype) * self.scale
+        return data.view(torch.int8).reshape(self.weight.shape).to(self.bias.device, dtype) * self.scale
 
     def forward(self, x):
         return torch.nn.functional.linear(x, self.matrix(x.dtype), self.bias)

@@ -107,7 +107,7 @@ def test_gradients_are_those_of_finite_differences(model):
             if checkpointing:
                 continue
             for name, weight in trainer.weights.items():
-                direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(5))
+                direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(5)).to(weight)
                 losses = []
                 for sign in (1, -1):
                     with torch.no_grad():
@@ -167,7 +167,7 @@ def fixed_batch(trainer, model):
     x, sigmas = unit.noise, unit.sigmas[:, None, None, None]
     with teacher.ready(), torch.no_grad():
         teacher.load(x.shape)
-        velocity = teacher.velocity(x, *unit[2:], settings.guidance)
+        velocity = teacher.velocity(x, *unit[2:], settings.guidance).cpu()
     fitted = unit._replace(latents=x - sigmas * velocity, noise=x + (1 - sigmas) * velocity)
 
     def draw(numbers):
