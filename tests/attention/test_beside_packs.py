@@ -97,7 +97,8 @@ def network_of_its_own(model):
 
     def call(apply_model, args):
         network = clone.model.diffusion_model
-        return network(args["input"], args["timestep"], context=args["c"]["c_crossattn"], transformer_options={})
+        context = args["c"]["c_crossattn"].to(args["input"])
+        return network(args["input"], args["timestep"], context=context, transformer_options={})
 
     clone.set_model_unet_function_wrapper(call)
     return clone
