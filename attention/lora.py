@@ -7,7 +7,8 @@ number for all rows. Here it stays beside the layer, so GGUF and fp8 weights nee
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import comfy.lora
@@ -61,7 +62,8 @@ def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -
         ValueError: when nothing in it is for this model, and for anything that is no product of two matrices.
     """
     texts = [key for key in tensors if _TEXT_ENCODER.match(key)]
-    converted = comfy.lora_convert.convert_lora({key: tensors[key] for key in tensors if key not in set(texts)})
+    with _in_sentences(name):
+        converted = comfy.lora_convert.convert_lora({key: tensors[key] for key in tensors if key not in set(texts)})
     for key, alpha in converted.items():
         if key.endswith(".alpha") and alpha.numel() != 1:
             raise ValueError(f"The LoRA {name} holds {list(alpha.shape)} numbers in {key}, expected one. Get it again.")
@@ -72,12 +74,8 @@ def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -
         for key, target in comfy.lora.model_lora_keys_unet(model.model, {}).items()
         if (target if isinstance(target, str) else target[0]) in there
     }
-    try:
+    with _in_sentences(name):
         patches = comfy.lora.load_lora(converted, targets)
-    except KeyError as missing:
-        raise ValueError(
-            f"The LoRA {name} has one of two matrices only: it holds no {missing.args[0]}. Get it again."
-        ) from None
     if not patches:
         kind = type(model.model).__name__
         raise ValueError(
@@ -93,6 +91,19 @@ def read_pieces(tensors: Mapping[str, Tensor], model: ModelPatcher, name: str) -
             f"{min(left)}{', ...' if len(left) > 1 else ''}."
         )
     return pieces, tuple(notes)
+
+
+@contextmanager
+def _in_sentences(name: str) -> Iterator[None]:
+    """What the host's readers raise for a LoRA that lacks a tensor, or the second side of one, as ValueError."""
+    try:
+        yield
+    except KeyError as missing:
+        raise ValueError(
+            f"The LoRA {name} has one of two matrices only: it holds no {missing.args[0]}. Get it again."
+        ) from None
+    except IndexError:
+        raise ValueError(f"The LoRA {name} holds a tensor of one side only, expected a matrix. Get it again.") from None
 
 
 def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) -> Piece:

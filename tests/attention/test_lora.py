@@ -285,6 +285,19 @@ def test_half_a_product_an_odd_alpha_and_layers_that_are_not_there_are_said():
     assert note.startswith("2 tensors of FILE belong to no layer of this model, or are half a product")
 
 
+def test_a_broken_control_lora_of_flux_is_refused_in_a_sentence():
+    """The host takes the size of img_in from its matrices before it reads the rest."""
+    model = build_case("flux").model
+    first = {f"img_in.lora_{part}.weight": torch.ones(shape) for part, shape in (("A", (4, 128)), ("B", (32, 4)))}
+    whole = first | {"single_blocks.0.norm.key_norm.scale": torch.ones(8)}
+    with pytest.raises(ValueError, match=r"The LoRA FILE .*Load LoRA instead"):
+        read_pieces(whole, model, "FILE")
+    with pytest.raises(ValueError, match=r"FILE has one of two matrices only: it holds no img_in\.lora_B\.weight"):
+        read_pieces({key: value for key, value in whole.items() if "lora_B" not in key}, model, "FILE")
+    with pytest.raises(ValueError, match=r"FILE holds a tensor of one side only, expected a matrix\. Get it again"):
+        read_pieces(whole | {"img_in.lora_A.weight": torch.ones(4)}, model, "FILE")
+
+
 def test_a_lora_of_flux_acts_on_chroma_which_lacks_some_of_its_layers():
     case = build_case("chroma")
     tensors = {key: value for key, value in diffusers_flux().items() if ".proj_mlp." not in key}
