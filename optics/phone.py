@@ -116,7 +116,9 @@ def _read_heif(name: str, photo) -> Portrait:
         disparity, metric = _mix(about["d_min"], about["d_max"], values), True
     else:
         disparity, metric = values, False
-    turn = _TURNS.get(photo.info.get("original_orientation"))
+    # The package turns either by its own entry in the file. Depth that has none is stored as the sensor saw it, and how
+    # that was turned stands with the decoded picture alone.
+    turn = _TURNS.get(image.info.get("original_orientation"))
     if turn is not None and (stored.width > stored.height) != (image.width > image.height):
         disparity = np.asarray(Image.fromarray(disparity).transpose(turn))
     return Portrait(image=image.convert("RGB"), disparity=disparity, metric=metric, exif=read_exif(image))

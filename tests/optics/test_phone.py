@@ -120,7 +120,10 @@ def heif(monkeypatch):
 
     def install(metadata: dict | None, depth: np.ndarray = RAMP, photo: Image.Image = PHOTO, **info) -> None:
         as_pillow = types.SimpleNamespace(to_pillow=lambda: Image.fromarray(depth), info={"metadata": metadata})
-        opened = types.SimpleNamespace(to_pillow=lambda: photo, info={"depth_images": [as_pillow], **info})
+        # Its opened file says nothing about orientation; the picture that it decodes does.
+        decoded = photo.copy()
+        decoded.info |= info
+        opened = types.SimpleNamespace(to_pillow=lambda: decoded, info={"depth_images": [as_pillow]})
         module = types.SimpleNamespace(open_heif=lambda file: [opened])
         monkeypatch.setitem(sys.modules, "pillow_heif", module)
 
