@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..files import open_regular
 
@@ -24,9 +24,20 @@ FORMATS = ("JPEG", "TIFF", "PNG", "WEBP")
 _UNKNOWN = 0xFFFFFFFF
 # What Pillow raises for damaged files and for ones of more pixels than it takes.
 UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError, struct.error),
+    *(OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError),
+    struct.error,
     Image.DecompressionBombError,
 )
+# What makes pictures upright that carry an orientation of EXIF; selfies may be mirrored.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Orientations that show the picture with its sides exchanged.
 _TURNED = (5, 6, 7, 8)
 
@@ -80,6 +91,25 @@ def read_exif(photo: Image.Image | str | Path, called: str | None = None) -> Exi
         raise ValueError(f"{called} cannot be read ({reason}). Use a JPEG, TIFF, PNG or WebP file.") from None
 
 
+def turn_of(picture: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright; None where its EXIF says nothing of the kind, or is damaged."""
+    try:
+        return TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except UNREADABLE:
+        return None
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture as it is looked at.
+
+    Pillow's own function writes the picture's EXIF once more, and so refuses pictures for one damaged value in it.
+    """
+    # TIFF files turn themselves, and then no longer say that they are turned.
+    picture.load()
+    turn = turn_of(picture)
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _read(image: Image.Image) -> Exif:
     width, height = image.size
     try:
@@ -91,7 +121,7 @@ def _read(image: Image.Image) -> Exif:
         return Exif(width=width, height=height, notes=(note,))
     if tags.get(ExifTags.Base.Orientation) in _TURNED:
         # Whether the size is already that of the turned picture depends on the format; turned pixels leave no doubt.
-        width, height = ImageOps.exif_transpose(image).size
+        width, height = upright(image).size
     values, notes = {}, []
     for field, (tag, name, unit, largest) in _FIELDS.items():
         if tag not in tags:

@@ -16,23 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..files import open_regular
-from .exif import FORMATS, UNREADABLE, Exif, read_exif
+from .exif import FORMATS, TURNS, UNREADABLE, Exif, read_exif, turn_of, upright
 
 HEIF_ENDINGS = (".heic", ".heif", ".hif")
 ENDINGS = (*HEIF_ENDINGS, ".jpg", ".jpeg", ".mpo")
-# What makes pictures upright that carry an orientation of EXIF; selfies may be mirrored.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Bytes. The largest phones write a tenth.
 _LARGEST = 200_000_000
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
@@ -118,7 +108,7 @@ def _read_heif(name: str, photo) -> Portrait:
         disparity, metric = values, False
     # The package turns either by its own entry in the file. Depth that has none is stored as the sensor saw it, and how
     # that was turned stands with the decoded picture alone.
-    turn = _TURNS.get(image.info.get("original_orientation"))
+    turn = TURNS.get(image.info.get("original_orientation"))
     if turn is not None and (stored.width > stored.height) != (image.width > image.height):
         disparity = np.asarray(Image.fromarray(disparity).transpose(turn))
     return Portrait(image=image.convert("RGB"), disparity=disparity, metric=metric, exif=read_exif(image))
@@ -128,8 +118,8 @@ def _read_jpeg(name: str, data: bytes) -> Portrait:
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as photo:
         xmp = photo.info.get("xmp", b"").decode("utf-8", "replace") + _extended_xmp(data)
         exif = read_exif(photo)
-        turn = _TURNS.get(photo.getexif().get(0x0112))
-        image = ImageOps.exif_transpose(photo).convert("RGB")
+        turn = turn_of(photo)
+        image = upright(photo).convert("RGB")
         disparity, metric = _google(xmp) or _android(xmp, data) or _apple(photo) or _missing(name)
     if turn is not None:
         disparity = np.asarray(Image.fromarray(disparity).transpose(turn))

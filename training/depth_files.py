@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..optics.depth import SUBJECT, disparity_of, grey_of, metric_disparity_of
+from ..optics.exif import upright
 
 ARRAY_ENDINGS = (".npy", ".npz")
 # Bytes of an array: 100 megapixels in double precision. A small archive may hold any number of zeros.
@@ -90,7 +91,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, int]:
     try:
         with open_itself(path) as opened:
             # As it is looked at: editors keep the photo's orientation.
-            picture = ImageOps.exif_transpose(opened)
+            picture = upright(opened)
             grey = picture if picture.mode in _PLAIN_MODES else picture.convert("RGB")
             values = np.asarray(grey).astype(np.float32)
             white = _WHITE.get(grey.mode, 255)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ..optics.exif import upright
 from ..sweep.values import BLUR_MAX, BLUR_MIN
 from .depth_files import DepthError, open_itself, read_depth, read_mask, to_disparity, without_folder
 
@@ -104,7 +105,7 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with open_itself(path) as picture:
             deep = picture.mode.startswith(("I", "F"))
-            rgb = ImageOps.exif_transpose(picture).convert("RGB")
+            rgb = upright(picture).convert("RGB")
     # Pillow's decoders raise whatever their format's parser meets: SyntaxError, struct.error, EOFError, ...
     except Exception as error:
         raise ValueError(f"cannot be read as a picture ({without_folder(error, path)})") from error

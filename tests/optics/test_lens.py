@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 
 import pytest
@@ -19,6 +21,9 @@ from bokeh.optics.lens import (
     sensor_width_from_35mm,
     sensor_width_of,
 )
+from bokeh.optics.phone import read_portrait
+from bokeh.training.depth_files import read_depth
+from bokeh.training.entries import open_picture
 
 # Camera: focal length mm, f-number, focus m, sensor width mm, picture px, K. The comments are K by hand:
 # 1000 * f^2 S / (2 N (S - f)) * W / w, f in m, W the width of the picture when its shorter side is 512 px.
@@ -227,6 +232,33 @@ def test_damaged_exif_counts_as_missing_with_a_note(tmp_path, ending):
     exif = read_exif(path)
     assert (exif.f_number, exif.width, exif.height) == (None, 60, 40)
     assert exif.notes[0].startswith("The photo's EXIF is damaged (")
+
+
+# The orientation "turned by a quarter", and a camera's name that is a number, which Pillow reads but cannot write.
+UNWRITABLE = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + bytes.fromhex(
+    "010f000b000000010000000501120003000000010006000000000000"
+)
+DAMAGED = b"Exif\0\0ZZ*\0garbage"
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_a_value_that_pillow_cannot_write_again_spoils_no_photo(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (60, 40)).save(path, exif=UNWRITABLE)
+    assert (read_exif(path).width, read_exif(path).height) == (40, 60)
+
+
+@pytest.mark.parametrize(("exif", "size"), [(UNWRITABLE, (48, 64)), (DAMAGED, (64, 48))])
+def test_damaged_exif_spoils_neither_a_portrait_nor_a_picture_to_train_on(tmp_path, exif, size):
+    depth = io.BytesIO()
+    Image.new("L", (8, 6), 90).save(depth, "PNG")
+    xmp = f'<x GDepth:Data="{base64.b64encode(depth.getvalue()).decode()}"/>'
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (64, 48)).save(path, exif=exif, xmp=xmp.encode(), dpi=(72, 72))
+    portrait = read_portrait(path)
+    assert (portrait.image.size, portrait.disparity.shape) == (size, (size[1] // 8, size[0] // 8))
+    assert open_picture(path).size == size
+    assert read_depth(path).shape == size[::-1]
 
 
 def test_files_that_are_no_photos_are_refused(tmp_path):
