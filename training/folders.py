@@ -85,7 +85,8 @@ class Skips(Counter[str]):
 
     def add(self, reason: str, name: str) -> None:
         self[reason] += 1
-        self._names.setdefault(reason, []).append(name)
+        # A name that is not UTF-8 could not be written out.
+        self._names.setdefault(reason, []).append(os.fsencode(name).decode(errors="replace"))
 
     def lines(self) -> list[str]:
         """One for each reason, the most frequent first, with the first pictures."""
@@ -137,6 +138,7 @@ def scan_folder(
     ):
         for path in paths:
             try:
+                _check_name(path)
                 row = {"picture": path.relative_to(folder).as_posix(), "caption": _caption(path, options, roots)}
                 rows.append(row | describe(path))
             except _Skip as reason:
@@ -160,6 +162,13 @@ def photo_blur(path: Path, given: Mapping[str, float]) -> tuple[float | None, li
     if missing:
         return None, missing
     return blur_of(**values, width=exif.width, height=exif.height), []
+
+
+def _check_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise _Skip("a name that is not UTF-8, which no manifest can hold") from error
 
 
 def _blur(path: Path, given: Mapping[str, float], ask: Ask | None) -> float:

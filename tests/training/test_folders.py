@@ -173,6 +173,16 @@ def test_the_command_makes_a_manifest_that_it_finds_good(tmp_path):
     assert checked.stdout.startswith("Good rows: 3;")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_name_that_is_not_utf_8_skips_its_picture_alone(tmp_path):
+    save_scene(tmp_path, "good")
+    save_scene(tmp_path, os.fsdecode(b"caf\xe9"))
+    done = command("make", tmp_path, "--size", HEIGHT, "--caption", "")
+    assert done.returncode == 0, done.stderr
+    assert "Skipped: 1, a name that is not UTF-8, which no manifest can hold: sharp/caf\ufffd.png" in done.stdout
+    assert [row.name for row in read_manifest(tmp_path / "manifest.jsonl", HEIGHT)] == ["sharp/good.png"]
+
+
 def test_the_command_names_bad_pictures_and_leaves_them_out_on_request(tmp_path):
     save_scene(tmp_path, "good")
     save_scene(tmp_path, "flat")
