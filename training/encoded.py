@@ -7,11 +7,15 @@ from collections import OrderedDict
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
+from ..weights.format import is_finite
 from .pictures import Dataset, Draw, Identity, Text
 
 # Captions kept encoded. Those of FLUX take 2 to 4 MB each.
 _CAPTIONS = 256
+# Characters of one in a sentence.
+_SHOWN = 80
 # What a VAE and a text encoder are told by.
 _CHART_SIDE, _SENTENCE = 128, "a red disc before green tiles"
 
@@ -25,7 +29,7 @@ class EncodedDataset:
         model: the host's MODEL; only its latents' scale is used.
 
     Raises:
-        ValueError: where a loader gave no text encoder or no VAE.
+        ValueError: where a loader gave no text encoder or no VAE; when drawing, where one of them gives NaN.
     """
 
     def __init__(self, dataset: Dataset, vae: comfy.sd.VAE, clip: comfy.sd.CLIP, model: ModelPatcher):
@@ -43,6 +47,9 @@ class EncodedDataset:
         # A VAE of videos takes a batch of pictures for the frames of one.
         batches = images.split(1) if self._vae.latent_dim == 3 else [images]
         latents = torch.cat([self._vae.encode(batch) for batch in batches])
+        for number, latent in enumerate(latents):
+            caption = pictures.captions[number // per_scene]
+            _check(latent, "VAE", f'a picture with the caption "{caption[:_SHOWN]}"', "--fp32-vae")
         return Draw(self._scale(latents), [self._text(caption) for caption in pictures.captions], pictures.blurs)
 
     def empty(self) -> Text:
@@ -64,9 +71,19 @@ class EncodedDataset:
     def _text(self, caption: str) -> Text:
         if caption not in self._texts:
             (context, extra), *_ = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(caption))
+            _check(context, "text encoder", f'the caption "{caption[:_SHOWN]}"', "--fp32-text-enc")
             parts = (context, extra.get("pooled_output"), extra.get("attention_mask"))
             self._texts[caption] = Text(*(None if part is None else part[0].cpu() for part in parts))
             if len(self._texts) > _CAPTIONS:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(caption)
         return self._texts[caption]
+
+
+def _check(encoded: Tensor, encoder: str, what: str, option: str) -> None:
+    """What overflows in half precision would end training later, as if the learning rate were too high."""
+    if not is_finite(encoded):
+        raise ValueError(
+            f"The {encoder} gave NaN or infinite values for {what}, expected finite numbers. Start ComfyUI with "
+            f"{option}, or leave that picture out of the training."
+        )

@@ -266,6 +266,35 @@ def test_a_vae_of_videos_gets_one_picture_at_a_time(demo):
     assert torch.equal(data.draw(torch.Generator().manual_seed(0), 1, 3).latents, images.movedim(-1, 1)[:, :, None])
 
 
+def test_what_overflows_in_a_vae_or_text_encoder_is_said_with_its_caption(demo):
+    class Photos:
+        groups = singles = True
+
+        def draw(self, generator, scenes, per_scene, held_out=False):
+            return Pictures(torch.ones(4, 32, 32, 3), ["a cat", "a dog"], torch.zeros(4))
+
+    class Overflow:
+        latent_dim = 2
+
+        def encode(self, pixels):
+            latents = torch.zeros(len(pixels), 16, 4, 4)
+            latents[2, 0, 0, 0] = torch.nan
+            return latents
+
+    class Words:
+        tokenize = encode = staticmethod(lambda text: text)
+
+        @staticmethod
+        def encode_from_tokens_scheduled(text):
+            return [[torch.full((1, 4, 16), torch.inf), {}]]
+
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match=r'VAE gave NaN .* for a picture with the caption "a dog", .* --fp32-vae'):
+        EncodedDataset(Photos(), Overflow(), demo.clip, demo.model).draw(generator, 2, 2)
+    with pytest.raises(ValueError, match=r'text encoder gave NaN .* for the caption "a cat", .* --fp32-text-enc'):
+        EncodedDataset(Photos(), demo.vae, Words(), demo.model).draw(generator, 2, 2)
+
+
 def test_a_curve_is_drawn_from_the_first_step_to_the_last():
     empty = draw_losses([], [], 10)
     started = draw_losses([1.0, 0.9], [(0, 1.1)], 10)
