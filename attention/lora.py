@@ -35,6 +35,8 @@ _CONVOLUTIONS = {1: _ops.Conv1d, 2: _ops.Conv2d, 3: _ops.Conv3d}
 _TEXT_ENCODER = re.compile(
     r"(lora_te\d?_|lora_prior_te_|text_encoders?[._\d]|text_model\.|te\d?\.|clip_[lgh]\.|conditioner\.)"
 )
+# Mixtures of experts, such as HiDream's.
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _WHAT_FITS = "Bokeh LoRA needs products of two matrices, as most LoRAs are; use this one with Load LoRA instead."
 
 
@@ -124,6 +126,11 @@ def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) ->
         layer = None
     is_convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1
     # The host's linear layers for quantised weights are no ``nn.Linear``, but have its attributes.
+    if _EXPERT.search(key):
+        raise ValueError(
+            f"The LoRA {name} changes {key}, a part of the network that gets some tokens of some pictures, all in one "
+            "heap, so that no picture can have a strength of its own there. Use this LoRA with Load LoRA instead."
+        )
     if leaf != "weight" or not (is_convolution or hasattr(layer, "in_features")):
         raise ValueError(
             f"The LoRA {name} changes {key}, which is no weight of a linear layer or convolution. {_WHAT_FITS}"

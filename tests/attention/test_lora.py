@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from families import build_case, random_adapter
+from families import build_case, dit, random_adapter
 from flux import relative_error, run_node
 from safetensors.torch import save_file
 
@@ -267,6 +267,34 @@ def test_what_is_no_product_of_two_matrices_is_refused_by_name():
         read_pieces(odd, model, "FILE")
     with pytest.raises(ValueError, match="changes nothing in this model"):
         read_pieces(diffusers_flux(), model, "FILE")
+
+
+def test_experts_which_get_tokens_of_all_pictures_in_a_heap_are_refused_by_name():
+    hidream = dit(
+        "HiDream",
+        image_model="hidream",
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_channels=[16, 16],
+        text_emb_dim=16,
+        llama_layers=[0, 0],
+        axes_dims_rope=(8, 8),
+        max_resolution=(32, 32),
+    )
+    model = hidream()
+    every = of_every_layer(model, "generic")
+    shared = {key: value for key, value in every.items() if ".experts." not in key}
+    assert any(".shared_experts." in key for key in shared)
+    assert read_pieces(shared, model, "FILE")[0]
+    with pytest.raises(
+        ValueError, match=r"FILE changes .*\.experts\.0\.w\d\.weight, a part of .* with Load LoRA instead"
+    ):
+        read_pieces(every, model, "FILE")
 
 
 def test_half_a_product_an_odd_alpha_and_layers_that_are_not_there_are_said():
