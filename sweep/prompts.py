@@ -19,6 +19,9 @@ _FIELD = re.compile(r"(\{\{|\}\})|\{([^{}:]*)(:[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")
 _NUMBER = re.compile(r":(0[1-9])?(\.[0-6])?[fg]?")
 _ADVICE = "Write {K}, {blur} or {label}, with a format as in {K:.2f}, and {{ }} for curly brackets in the text."
 
+# The host's name of FLUX.2's encoder, whose tokenizer pads in front, with tokens that the encoder sees.
+_FLUX2 = "mistral3_24b"
+
 Conditioning = list[list]
 
 
@@ -68,7 +71,8 @@ def encode_rows(
     """One conditioning whose row i is ``texts[i]``, encoded by the host's text encoder, each different text once.
 
     All rows get the token count of the longest: T5 as the host's tokenizer pads (zeros up to a minimum length, 256 for
-    FLUX, raised to the longest text beyond that), CLIP by whole sections of an empty text, as the host does for SDXL.
+    FLUX, raised to the longest text beyond that), CLIP by whole sections of an empty text, as the host does for SDXL,
+    and Mistral by zeros in front of what it makes of a text alone, as FLUX.2 does.
 
     Args:
         clip: a CLIP of the host.
@@ -82,11 +86,13 @@ def encode_rows(
     if clip is None:
         raise ValueError("There is no text encoder: this checkpoint holds none. Load one with DualCLIPLoader.")
     different = list(dict.fromkeys(texts))
-    encoded = {}
-    for done, (text, tokens) in enumerate(zip(different, _tokenize(clip, different, emphasis), strict=True), 1):
+    encoded, tokenized = {}, _tokenize(clip, different, emphasis)
+    for done, (text, tokens) in enumerate(zip(different, tokenized, strict=True), 1):
         encoded[text] = clip.encode_from_tokens_scheduled(tokens)
         if on_encoded is not None:
             on_encoded(done, len(different))
+    if _FLUX2 in tokenized[0]:
+        _pad_in_front([entry for entries in encoded.values() for entry in entries])
     counts = sorted({entry[0].shape[1] for entries in encoded.values() for entry in entries})
     if len(counts) > 1:
         raise ValueError(
@@ -104,6 +110,8 @@ def _tokenize(clip, texts: Sequence[str], emphasis: bool) -> list[dict[str, list
     tokens = [clip.tokenize(text) for text in texts]
     longest = {}
     for name in tokens[0]:
+        if name == _FLUX2:
+            continue
         lengths = {len(section) for entry in tokens for section in entry[name]}
         if len(lengths) > 1:
             longest[f"{name}_min_length"] = max(lengths)
@@ -115,6 +123,16 @@ def _tokenize(clip, texts: Sequence[str], emphasis: bool) -> list[dict[str, list
             while len(entry[name]) < sections:
                 entry[name] += clip.tokenize("")[name]
     return tokens
+
+
+def _pad_in_front(entries: Sequence[list]) -> None:
+    """Bring prompts to the longest one's token count with zeros in front, as FLUX.2 does itself to reach 512."""
+    longest = max(entry[0].shape[1] for entry in entries)
+    for entry in entries:
+        missing, mask = longest - entry[0].shape[1], entry[1].get("attention_mask")
+        entry[0] = torch.nn.functional.pad(entry[0], (0, 0, missing, 0))
+        if mask is not None:
+            entry[1] = {**entry[1], "attention_mask": torch.nn.functional.pad(mask, (missing, 0))}
 
 
 def _join(entries: Sequence[list]) -> list:

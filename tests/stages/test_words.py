@@ -141,3 +141,40 @@ def test_mistakes_get_a_sentence(clip):
         words(clip, Sweep((0.5, 1.0), None, "alpha"))
     with pytest.raises(ValueError, match="There is no text encoder"):
         words(None, Sweep((0.0, 30.0), 15.0))
+
+
+class Flux2Words:
+    """FLUX.2's way: a prompt at its own length; padding, where it is asked for, in front and seen by what follows."""
+
+    @staticmethod
+    def tokenize(text, tokenizer_options=None):
+        ids = [(100 + len(word), 1.0) for word in text.split()]
+        return {
+            "mistral3_24b": [
+                [(11, 1.0)] * ((tokenizer_options or {}).get("mistral3_24b_min_length", 1) - len(ids)) + ids
+            ]
+        }
+
+    @staticmethod
+    def encode_from_tokens_scheduled(tokens):
+        ids = torch.tensor([[token for token, _ in section] for section in tokens["mistral3_24b"]], dtype=torch.float32)
+        seen = ids.cumsum(1)[..., None].expand(-1, -1, 36) / 1000
+        return [[seen, {"pooled_output": None, "attention_mask": torch.ones(ids.shape)}]]
+
+
+def test_flux_2_gets_each_prompt_as_it_gets_it_alone():
+    """Whose network fills up with zeros in front, up to 512 tokens."""
+    network, clip = build_case("flux.2").model.model, Flux2Words()
+    prompts = ["a cup", "a cup on a table in the kitchen"]
+
+    def reaches(tokens: torch.Tensor) -> torch.Tensor:
+        conds = network.extra_conds(
+            cross_attn=tokens, pooled_output=None, noise=torch.zeros(1, 128, 8, 8), device="cpu"
+        )
+        return conds["c_crossattn"].cond
+
+    ((rows, extra),) = encode_rows(clip, prompts)
+    assert extra["attention_mask"].shape == rows.shape[:2]
+    for row, prompt in zip(rows, prompts, strict=True):
+        ((alone, _),) = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        assert torch.equal(reaches(row[None]), reaches(alone))
