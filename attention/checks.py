@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from .rows import Pivot, Plan, Rows
+from .rows import Plan, Rows
 
 
 def check_pivot_latent(plan: Plan, noise: Tensor) -> None:
@@ -43,7 +44,7 @@ def check_sampler(sampler: Any) -> None:
         )
 
 
-def noise_of_pivots(noise: Tensor, rows: Rows, pivot: Pivot, seed: int | None) -> Tensor:
+def noise_of_pivots(noise: Tensor, rows: Rows, plan: Plan, seed: int | None) -> Tensor:
     """The noise that rows started from, for pivots that follow a given latent: at every level they need it.
 
     The later of two samplers adds none itself; then it is the noise of ``seed``, which both of them have.
@@ -51,7 +52,7 @@ def noise_of_pivots(noise: Tensor, rows: Rows, pivot: Pivot, seed: int | None) -
     Raises:
         ValueError: when the sampler has no seed either.
     """
-    if pivot.trajectory is not None or noise.any():
+    if plan.pivot.trajectory is not None or noise.any():
         return noise
     if not seed:
         raise ValueError(
@@ -60,7 +61,10 @@ def noise_of_pivots(noise: Tensor, rows: Rows, pivot: Pivot, seed: int | None) -
             "KSampler (Advanced) or SamplerCustom with add_noise off and the first sampler's seed (not 0) instead of "
             "DisableNoise, sample in one go, or take the latent off Bokeh Pivot."
         )
-    drawn = torch.randn((rows.scenes, *noise.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    # The sampler may have got another latent than the sweep's.
+    numbers = plan.numbers if plan.numbers is not None and len(plan.numbers) == rows.scenes else None
+    drawn = comfy.sample.prepare_noise_inner(noise.new_empty(rows.scenes, *noise.shape[1:]), generator, numbers)
     return drawn[list(rows.column("scene"))]
 
 

@@ -76,6 +76,8 @@ class Plan:
             batch is a picture of its own, with a pivot of its own).
         rows_at_once: how many targets go through the model together; 0 = all.
         conditions: what the pictures are made from, in place of a blur and a pivot.
+        numbers: of a sweep's scenes in the batch that they come from, by which the host draws their noise
+            (``batch_index``); None where nobody knows.
     """
 
     blurs: tuple[float, ...]
@@ -83,6 +85,7 @@ class Plan:
     one_scene: bool = False
     rows_at_once: int = 0
     conditions: Conditions | None = None
+    numbers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class Hooks:
             noise = noise[list(rows.noise)]
             run.shared_noise = SharedNoise(rows.column("scene"), noise.shape)
         follows = rows.pinned and self.plan.pivot is not None
-        run.noise = noise_of_pivots(noise, rows, self.plan.pivot, seed) if follows else noise
+        run.noise = noise_of_pivots(noise, rows, self.plan, seed) if follows else noise
         if len(rows) > rows.targets and not rows.pinned and not noise.any():
             logging.warning(
                 "Bokeh: this sampler goes on with what another began, which kept no row of the pivot, so the picture "

@@ -186,7 +186,8 @@ class BokehSweep(io.ComfyNode):
             pivot = Pivot(values[nearest(values, DEFAULT_PIVOT)])
         scenes = latent["samples"].shape[0]
         rows = repeat_scenes(latent, len(values))
-        swept = install(model, adapter, Plan(values, pivot, True, rows_at_once), strength)
+        plan = Plan(values, pivot, True, rows_at_once, numbers=tuple(rows["batch_index"][:: len(values)]))
+        swept = install(model, adapter, plan, strength)
         sweep = Sweep(values * scenes, None if pivot is None else pivot.blur, scenes=scenes)
         shown = swept if swept is model else with_previews(swept, sweep)
         return io.NodeOutput(shown, rows, sweep, ui={"text": notes + untried(model)})

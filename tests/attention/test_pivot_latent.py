@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.sample
 import pytest
 import torch
 from flux import relative_error, run_node
@@ -111,6 +112,20 @@ def test_a_second_sampler_that_adds_no_noise_starts_where_the_first_one_stopped(
     torch.testing.assert_close(rows[:3], half_rows, rtol=1e-4, atol=1e-5)
     for sigma, rows, _ in seen:
         torch.testing.assert_close(rows[3:], sigma * noise + (1 - sigma) * clean, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_sampler_draws_the_noise_of_the_pictures_place_in_its_batch(golden, adapter, generated):
+    """LatentFromBatch says which picture of a batch it picked, and the first sampler takes that one's noise."""
+    (third,) = run_node("LatentFromBatch", samples={"samples": torch.zeros(3, 16, 8, 8)}, batch_index=2, length=1)
+    model, latent, _ = swept(golden, adapter, "0, 30", pivot_of(generated), third)
+    common = {"model": model, "noise_seed": SEED, "steps": 4, "cfg": 1.0, "sampler_name": "euler"}
+    common |= {"positive": golden.positive(), "negative": golden.positive(), "scheduler": "simple"}
+    seen = watched(model)
+    ksample_part(ksample_part(latent, 0, 2, **common), 2, 4, **common)
+    clean = model.model.process_latent_in(generated["samples"])
+    noise = comfy.sample.prepare_noise(third["samples"], SEED, [2])
+    for sigma, rows, _ in seen:
+        torch.testing.assert_close(rows[2:], sigma * noise + (1 - sigma) * clean, rtol=1e-4, atol=1e-5)
 
 
 def test_every_picture_of_a_slider_batch_follows_its_own_photo(golden, adapter):
