@@ -36,6 +36,9 @@ def put(clone: ModelPatcher, name: str, hook: Hook, module: nn.Module | None, me
     """Put ``hook`` round a method, the forward by default, of the network's module ``name`` ("" for the network)."""
     full = f"diffusion_model.{name}.{method}" if name else f"diffusion_model.{method}"
     base, chain = _taken_apart(clone.get_model_object(full))
+    if full not in clone.object_patches:
+        # Left on the network by another model that has it too.
+        chain = []
     _build(clone, full, base, sorted([*chain, (hook, module)], key=lambda entry: entry[0].rank))
 
 
@@ -113,4 +116,30 @@ def _build(clone: ModelPatcher, full: str, base: Callable, chain: Chain) -> None
         outer = _running(held)
         outer.before_bokeh, outer.hook, outer.held = forward, hook, held
         forward = outer
-    clone.add_object_patch(full, forward)
+    patch(clone, full, forward)
+
+
+# Of every network, where it has been patched: a module, by reference, and its method.
+_patched: weakref.WeakKeyDictionary[nn.Module, set[tuple[weakref.ref[nn.Module], str]]] = weakref.WeakKeyDictionary()
+
+
+def patch(clone: ModelPatcher, full: str, function: Callable) -> None:
+    """Put ``function``, which calls the method that it stands for, in the place of the method ``full`` of the network.
+
+    It holds that method, and so its module; so does what the host puts back. Such a circle would outlive the network,
+    on the card and off the host's list, until garbage is collected, so it is cut as the network goes.
+    """
+    clone.add_object_patch(full, function)
+    name, _, method = full.rpartition(".")
+    if clone.model not in _patched:
+        _patched[clone.model] = set()
+        weakref.finalize(clone.model, _cut, _patched[clone.model]).atexit = False
+    _patched[clone.model].add((weakref.ref(clone.get_model_object(name)), method))
+
+
+def _cut(places: set[tuple[weakref.ref[nn.Module], str]]) -> None:
+    # Other packs put a network into a second model of the host, which may be running.
+    elsewhere = set().union(*(others for others in _patched.values() if others is not places))
+    for reference, method in places - elsewhere:
+        if (module := reference()) is not None:
+            vars(module).pop(method, None)

@@ -29,6 +29,7 @@ from ..attention.equations import Grounding
 from ..attention.families import find
 from ..attention.install import adapt, block_places, compute_dtype
 from ..attention.module import AdapterModule
+from ..attention.patches import patch
 from ..host import training
 from ..weights.format import Adapter
 from .checkpoint import TrainingError
@@ -65,7 +66,7 @@ class Network:
             # Not by patches_replace: what it hands out as the original block is, by the time of the backward pass, the
             # last block of all.
             name = f"diffusion_model.{block}.forward"
-            self.clone.add_object_patch(name, _with_gradients(self.clone.get_model_object(name), checkpointing))
+            patch(self.clone, name, _with_gradients(self.clone.get_model_object(name), checkpointing))
 
     def _install(self, model: ModelPatcher, adapter: Adapter) -> tuple[ModelPatcher, dict[str, nn.Parameter]]:
         """A clone with what learns on it, and the weights that learn by their names in the file."""
