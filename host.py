@@ -13,6 +13,8 @@ from typing import Any
 import comfy.ldm.flux.model
 import comfy.model_management
 import comfy.model_patcher
+import torch
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import io
@@ -61,6 +63,19 @@ def new_patcher(make: Callable[..., ModelPatcher], *inputs: Any, module: Any) ->
     )
     patcher.cached_patcher_init = (make, inputs)
     return patcher
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out on the device: the allocators of newer hosts say so by errors of another class too."""
+    if hasattr(comfy.model_management, "is_oom"):
+        return comfy.model_management.is_oom(error)
+    return isinstance(error, comfy.model_management.OOM_EXCEPTION)
+
+
+def free_memory(model: BaseModel, device: torch.device) -> int:
+    """Bytes that a call of ``model``, which is being sampled, may take: newer hosts give up its weights for them."""
+    owner = model.current_patcher
+    return getattr(owner, "get_free_memory", comfy.model_management.get_free_memory)(device)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..host import is_out_of_memory
 from .attend import CALL, Call, Running, attend
 from .checks import check_pivot_latent, check_sampler, has_step_cache, noise_of_pivots, rows_may_leave
 from .conditions import GUIDANCE, at_conditions
@@ -275,9 +276,9 @@ class Hooks:
             try:
                 with run.shared_noise.paused() if run.shared_noise else nullcontext(), self.running:
                     return in_tiles(call, inputs, on_tile) if tiled else call(inputs)
-            except comfy.model_management.OOM_EXCEPTION:
+            except Exception as error:
                 fewer = smaller(run.rows, run.rows_at_once)
-                if not run.automatic or fewer == run.rows_at_once:
+                if not is_out_of_memory(error) or not run.automatic or fewer == run.rows_at_once:
                     raise
             # Here, where the failed call's tensors are free again.
             comfy.model_management.soft_empty_cache()

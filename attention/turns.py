@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.model_base import BaseModel
 from torch import Tensor
 
+from ..host import free_memory, is_out_of_memory
 from .attend import row_index
 from .equations import Grounding
 from .rows import Rows
@@ -38,7 +38,7 @@ def fitting(rows: Rows, parts: int, shape: Sequence[int], model: BaseModel, devi
         parts: how many parts with all rows the call has.
         shape: of one row of the latents.
     """
-    free = comfy.model_management.get_free_memory(device)
+    free = free_memory(model, device)
     for rows_at_once in (0, *range(rows.targets - 1, 1, -1)):
         largest = max(map(len, rows.turns(rows_at_once)))
         if model.memory_required([parts * largest, *shape]) <= free:
@@ -110,7 +110,7 @@ class Watch:
             yield
         except RuntimeError as error:
             uneven = len({len(turn) for turn in turns}) > 1
-            if not (uneven and self.reached) or isinstance(error, comfy.model_management.OOM_EXCEPTION):
+            if not (uneven and self.reached) or is_out_of_memory(error):
                 raise
             raise ValueError(step_cache_refused(self.rows_at_once, self.tiled)) from error
 

@@ -8,6 +8,8 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..host import is_out_of_memory
+
 
 def device_for(need: int) -> torch.device:
     """The host's device if it has ``need`` bytes, once models that are not running make room, and knows Fourier
@@ -35,7 +37,9 @@ def where_it_fits(work: Callable[..., Tensor], need: int) -> Callable[..., Tenso
         nonlocal device
         try:
             return work(*(tensor.to(device) for tensor in tensors), **settings).cpu()
-        except comfy.model_management.OOM_EXCEPTION:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             # Somebody else took the memory in between; the processor's is slower but larger.
             device = torch.device("cpu")
         # Once the error is gone, and with it what the work had made until then.

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..host import is_out_of_memory
 from ..optics.render import render_depth
 from ..sweep.values import BLUR_MAX
 from .entries import DepthMap, Entry, open_picture
@@ -177,7 +178,9 @@ class ManifestPairs:
         device, at_once = _room(torch.device(self.device), RENDER_BYTES * height * width, len(blurs))
         try:
             return render(device, at_once)
-        except comfy.model_management.OOM_EXCEPTION:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             comfy.model_management.soft_empty_cache()
         return render(torch.device("cpu"), len(blurs))
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from comfy.model_management import (
-    OOM_EXCEPTION,
-    InterruptProcessingException,
-    throw_exception_if_processing_interrupted,
-)
+from comfy.model_management import InterruptProcessingException, throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..host import is_out_of_memory
 from ..weights.files import write_adapter
 from ..weights.format import Adapter
 from .checkpoint import (
@@ -238,10 +235,10 @@ class Trainer:
             with self.network.cuts() as cut:
                 loss = self._loss(self._held_out()[0])
                 loss.backward()
-        except OOM_EXCEPTION:
-            raise
         # Quantised weights raise what the library behind them raises, other families what their forward expects.
         except (RuntimeError, TypeError, AttributeError, AssertionError, LookupError) as error:
+            if is_out_of_memory(error):
+                raise
             said = str(error).partition("\n")[0] or type(error).__name__
             raise self.network.refusal(f"a step of it ended with: {said}") from error
         reached = all(weight.grad is not None and weight.grad.any() for weight in self.network.proofs())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from flux import relative_error, run_node
 from sampling import ksample, swept
 
@@ -75,14 +76,21 @@ def calls(golden):
     handle.remove()
 
 
+# Newer hosts know a second kind.
+OUT_OF_MEMORY = [torch.cuda.OutOfMemoryError]
+if hasattr(comfy.model_management, "is_oom"):
+    OUT_OF_MEMORY.append(comfy.model_management.ACCELERATOR_ERROR)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("most", [3, 5])
-def test_after_an_out_of_memory_fewer_rows_go_together(golden, adapter, calls, most):
+def test_after_an_out_of_memory_fewer_rows_go_together(golden, adapter, calls, most, error):
     """Once it has run out, the rest of the run goes in turns, without a picture changing."""
     whole = ksample(install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True)), golden.positive(), batch(golden, 5))
 
     def full(executor, x, *args, **kwargs):
         if x.shape[0] > most:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise error("CUDA out of memory")
         return executor(x, *args, **kwargs)
 
     model = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True))
@@ -94,7 +102,7 @@ def test_after_an_out_of_memory_fewer_rows_go_together(golden, adapter, calls, m
     asked = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True, rows_at_once=4))
     asked.add_wrapper_with_key("diffusion_model", "test", full)
     if most == 3:
-        with pytest.raises(torch.cuda.OutOfMemoryError):
+        with pytest.raises(error):
             ksample(asked, golden.positive(), batch(golden, 5))
 
 
@@ -114,6 +122,22 @@ def test_a_sweep_that_does_not_fit_is_split_by_the_hosts_estimate(golden, adapte
     rows = ksample(model, golden.positive(), batch(golden, 5), **options)
     assert relative_error(rows, whole) <= 1e-5
     assert max(calls) == 3
+
+
+@pytest.mark.skipif(not hasattr(ModelPatcher, "get_free_memory"), reason="the host keeps weights where they are")
+def test_weights_that_the_host_gives_up_on_demand_are_free_memory(golden, adapter, calls, monkeypatch):
+    """With dynamic VRAM they fill the card, and every allocation pushes some out."""
+    model = install(golden.model, adapter, Plan(BLURS, Pivot(15.0), True))
+    real = comfy.model_management.get_free_memory
+
+    def full(device=None, torch_free_too=False):
+        return real(device, torch_free_too) if torch_free_too else 1
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", full)
+    monkeypatch.setattr(ModelPatcher, "get_free_memory", lambda patcher, device: real(device))
+    calls.clear()
+    ksample(model, golden.positive(), batch(golden, 5))
+    assert max(calls) == 5
 
 
 def test_a_pivot_stays_where_a_node_looks_at_all_rows_at_once(golden, adapter, calls):
