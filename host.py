@@ -52,7 +52,7 @@ def new_patcher(make: Callable[..., ModelPatcher], *inputs: Any, module: Any) ->
 
     Args:
         make, inputs: the function that made ``module`` and calls this, and what it was called with: newer hosts make a
-            second copy for a second GPU from them.
+            second copy from them, for a second GPU or to keep it where it is (compiled models, LoRAs on a prompt).
     """
     # A patcher of the old kind among those of a run makes newer hosts make room for ALL its models at once.
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
@@ -61,8 +61,15 @@ def new_patcher(make: Callable[..., ModelPatcher], *inputs: Any, module: Any) ->
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    patcher.cached_patcher_init = (make, inputs)
+    patcher.cached_patcher_init = (_made_again, (make, inputs))
     return patcher
+
+
+def _made_again(make: Callable[..., ModelPatcher], inputs: tuple, disable_dynamic: bool = False) -> ModelPatcher:
+    patcher = make(*inputs)
+    if not disable_dynamic:
+        return patcher
+    return ModelPatcher(patcher.model, load_device=patcher.load_device, offload_device=patcher.offload_device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import weakref
 
 import comfy.model_management
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from families import build_sdxl, random_adapter
 from flux import build_flux, patcher_of, sample
 
 from bokeh.attention.install import install
 from bokeh.attention.lora import Piece, install_lora
 from bokeh.attention.rows import Pivot, Plan
+from bokeh.demo.load import load_demo
 from bokeh.training.network import Network
 
 SIGMAS = torch.tensor([1.0, 0.5, 0.0])
@@ -85,3 +88,15 @@ def test_a_network_that_another_model_of_the_host_has_too_keeps_what_is_on_it(go
 
     model.add_wrapper_with_key("diffusion_model", "test", goes)
     assert torch.equal(sweep(model, golden), expected)
+
+
+@pytest.mark.skipif(
+    "force_deepcopy" not in inspect.signature(ModelPatcher.clone).parameters, reason="the host makes no second copies"
+)
+def test_newer_hosts_make_a_second_copy_of_what_is_ours(golden, adapter):
+    """As they do for compiled models and LoRAs on a prompt where weights come and go on demand."""
+    swept = on(on(golden.model, "lora", adapter), "adapter", adapter)
+    for patcher in (load_demo().model, *swept.get_additional_models()):
+        made = patcher.clone(force_deepcopy=True)
+        assert made.model is not patcher.model
+        assert made.model.state_dict().keys() == patcher.model.state_dict().keys()
