@@ -52,7 +52,7 @@ def test_the_pivot_is_the_same_with_and_without_grounding(sweeps):
 def test_the_unet_follows_the_blur_too_and_keeps_what_is_behind_the_object():
     painter, adapter, props = Painter(*load_demo(kind=UNET)), read_adapter(FOLDER / ADAPTERS[UNET.adapter]), Props()
     found = Verdict.mean([judge(painter.paint(case, LEVELS, adapter, GROUNDED), case, props) for case in cases(4)])
-    assert found.lvcorr_reference > 0.9
+    assert found.lvcorr_reference > 0.8
     assert found.lvcorr_background > 0.9
     assert found.order > 0.85
     # Not of every prompt: docs/measurements.md says how many objects move.
