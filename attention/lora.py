@@ -125,12 +125,12 @@ def _piece(target: str | tuple, patch: object, network: nn.Module, name: str) ->
     except AttributeError:
         layer = None
     is_convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == 1
-    # The host's linear layers for quantised weights are no ``nn.Linear``, but have its attributes.
     if _EXPERT.search(key):
         raise ValueError(
             f"The LoRA {name} changes {key}, a part of the network that gets some tokens of some pictures, all in one "
             "heap, so that no picture can have a strength of its own there. Use this LoRA with Load LoRA instead."
         )
+    # The host's linear layers for quantised weights are no ``nn.Linear``, but have its attributes.
     if leaf != "weight" or not (is_convolution or hasattr(layer, "in_features")):
         raise ValueError(
             f"The LoRA {name} changes {key}, which is no weight of a linear layer or convolution. {_WHAT_FITS}"
